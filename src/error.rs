@@ -1,0 +1,244 @@
+//! What can go wrong, told so that the reader knows what happened, to whom, during what, and what to do next.
+#![forbid(unsafe_code)]
+
+use crate::types::{Collective, DType, Rank};
+use std::fmt;
+use std::time::Duration;
+
+/// The library's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Which call of a communicator: the n-th collective, counted from 0, the same number on every rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct OpId {
+    /// What was called.
+    pub collective: Collective,
+    /// The call's number on its communicator.
+    pub sequence: u64,
+}
+
+impl fmt::Display for OpId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} #{}", self.collective, self.sequence)
+    }
+}
+
+/// The facts of a call that must be the same on every rank. They travel with the call's first bytes; a difference ends
+/// the call with [`Error::Mismatch`].
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, bytemuck::Pod, bytemuck::Zeroable, serde::Serialize, serde::Deserialize,
+)]
+#[repr(C)]
+pub struct Signature {
+    /// The call's number on its communicator.
+    pub sequence: u64,
+    /// Elements: of the vector, or of one block where the collective has blocks of equal size.
+    pub count: u64,
+    /// Digest of what else must agree: per-rank counts, algorithm, channels, reproducible mode.
+    pub details: u64,
+    /// Membership generation of the communicator; frames of another one are never mixed in.
+    pub epoch: u32,
+    /// The root, or `u32::MAX` where there is none.
+    pub root: u32,
+    /// [`Collective`] as a number.
+    pub collective: u8,
+    /// [`DType`] as a number.
+    pub dtype: u8,
+    /// [`crate::ReduceOp::code`], or 255 where there is none.
+    pub op: u8,
+    /// Bit 0: in place.
+    pub flags: u8,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+impl Signature {
+    /// `root` of a call that has none.
+    pub const NO_ROOT: u32 = u32::MAX;
+    /// `op` of a call that reduces nothing.
+    pub const NO_OP: u8 = 255;
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES: [&str; 10] = [
+            "all_reduce",
+            "reduce",
+            "broadcast",
+            "reduce_scatter",
+            "all_gather",
+            "gather",
+            "scatter",
+            "all_to_all",
+            "barrier",
+            "send_recv",
+        ];
+        const OPS: [&str; 9] = ["sum", "prod", "max", "min", "avg", "mulsum", "band", "bor", "bxor"];
+        write!(f, "{} #{}", NAMES.get(self.collective as usize).unwrap_or(&"?"), self.sequence)?;
+        write!(f, "(count {}", self.count)?;
+        match DType::from_code(self.dtype) {
+            Some(dtype) => write!(f, ", {dtype}")?,
+            None => write!(f, ", dtype {}", self.dtype)?,
+        }
+        if self.op != Self::NO_OP {
+            write!(f, ", {}", OPS.get(self.op as usize).unwrap_or(&"?"))?;
+        }
+        if self.root != Self::NO_ROOT {
+            write!(f, ", root {}", self.root)?;
+        }
+        write!(f, ", epoch {}, details {:016x})", self.epoch, self.details)
+    }
+}
+
+/// Every way a call can fail. All are `Clone`: the first failure poisons a communicator, and later calls repeat it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub enum Error {
+    /// The caller's arguments make no sense together. Nothing was sent; the communicator is still good.
+    #[error("invalid argument: {what}")]
+    Invalid {
+        /// What is wrong, and what would be right.
+        what: String,
+    },
+
+    /// Asked for something that this build, machine or combination does not offer.
+    #[error("not supported: {what}")]
+    Unsupported {
+        /// What, and what to use instead.
+        what: String,
+    },
+
+    /// Ranks made different calls. Every rank gets this; the communicator is unusable afterwards.
+    #[error(
+        "ranks disagree: rank {rank} called {mine}, but rank {other} called {theirs}; make the same calls in the same order on every rank"
+    )]
+    Mismatch {
+        /// The rank whose call is `mine`.
+        rank: Rank,
+        /// Its call.
+        mine: Box<Signature>,
+        /// The other rank.
+        other: Rank,
+        /// The other call.
+        theirs: Box<Signature>,
+    },
+
+    /// A peer exited, was killed, or its host went away. Every rank gets this and it names the same suspects.
+    #[error("rank {} {what}{}; look at its log first", list(.suspects), in_call(.during))]
+    PeerLost {
+        /// Who is gone.
+        suspects: Vec<Rank>,
+        /// How it was noticed, as in "closed its connection".
+        what: String,
+        /// The call this rank was in, if any.
+        during: Option<OpId>,
+    },
+
+    /// A deadline passed.
+    #[error("timed out after {:.1} s waiting for rank {}{}; raise ROUNDEL_TIMEOUT_MS if that is expected", .after.as_secs_f64(), list(.waiting_for), in_call(.during))]
+    Timeout {
+        /// The ranks that had not done their part.
+        waiting_for: Vec<Rank>,
+        /// How long was waited.
+        after: Duration,
+        /// The call this rank was in, if any.
+        during: Option<OpId>,
+    },
+
+    /// Not all ranks turned up when the communicator was made.
+    #[error("initialisation: {what}{}", who_is_missing(.missing))]
+    Bootstrap {
+        /// What happened and what to set.
+        what: String,
+        /// The ranks that never arrived, where that is known.
+        missing: Vec<Rank>,
+    },
+
+    /// Another rank ended the communicator, with its reason.
+    #[error("rank {by} aborted the communicator: {reason}")]
+    Aborted {
+        /// Who.
+        by: Rank,
+        /// Its words.
+        reason: String,
+    },
+
+    /// The operating system said no.
+    #[error("{what}: {source_text}")]
+    System {
+        /// What was being done.
+        what: String,
+        /// The system's answer.
+        source_text: String,
+        /// `errno`, or 0.
+        errno: i32,
+    },
+}
+
+impl Error {
+    /// An [`Error::Invalid`].
+    pub fn invalid(what: impl Into<String>) -> Error {
+        Error::Invalid { what: what.into() }
+    }
+
+    /// An [`Error::Unsupported`].
+    pub fn unsupported(what: impl Into<String>) -> Error {
+        Error::Unsupported { what: what.into() }
+    }
+
+    /// An [`Error::System`] from an I/O error.
+    pub fn system(what: impl Into<String>, source: impl Into<std::io::Error>) -> Error {
+        let source = source.into();
+        Error::System { what: what.into(), source_text: source.to_string(), errno: source.raw_os_error().unwrap_or(0) }
+    }
+
+    /// An [`Error::Bootstrap`] with nobody in particular missing.
+    pub fn bootstrap(what: impl Into<String>) -> Error {
+        Error::Bootstrap { what: what.into(), missing: Vec::new() }
+    }
+
+    /// The same error with the call it interrupted, where the error has a place for it and none was known.
+    pub fn during(mut self, op: OpId) -> Error {
+        if let Error::PeerLost { during, .. } | Error::Timeout { during, .. } = &mut self {
+            during.get_or_insert(op);
+        }
+        self
+    }
+
+    /// True when the communicator can go on: the call was refused before anything was sent.
+    pub fn is_recoverable(&self) -> bool {
+        matches!(self, Error::Invalid { .. } | Error::Unsupported { .. })
+    }
+}
+
+fn list(ranks: &[Rank]) -> String {
+    let words: Vec<String> = ranks.iter().map(|rank| rank.to_string()).collect();
+    words.join(", ")
+}
+
+fn in_call(op: &Option<OpId>) -> String {
+    op.map(|op| format!(" during {op}")).unwrap_or_default()
+}
+
+fn who_is_missing(ranks: &[Rank]) -> String {
+    if ranks.is_empty() { String::new() } else { format!("; missing: rank {}", list(ranks)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_rank_operation_and_next_step() {
+        let op = OpId { collective: Collective::AllReduce, sequence: 41 };
+        let lost = Error::PeerLost { suspects: vec![3], what: "closed its connection".into(), during: None }.during(op);
+        assert_eq!(lost.to_string(), "rank 3 closed its connection during all_reduce #41; look at its log first");
+        let missing = Error::Bootstrap { what: "2 of 4 ranks arrived within 5 s".into(), missing: vec![1, 3] };
+        assert_eq!(missing.to_string(), "initialisation: 2 of 4 ranks arrived within 5 s; missing: rank 1, 3");
+    }
+
+    #[test]
+    fn signatures_have_no_hidden_bytes() {
+        assert_eq!(size_of::<Signature>(), 40);
+    }
+}

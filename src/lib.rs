@@ -1,0 +1,16 @@
+//! Roundel: collective communication over CPU and GPU memory.
+
+pub mod bootstrap;
+pub mod comm;
+pub mod device;
+pub mod engine;
+pub mod error;
+pub mod memory;
+pub mod schedule;
+pub mod topology;
+pub mod transport;
+pub mod tuner;
+pub mod types;
+
+pub use error::{Error, OpId, Result, Signature};
+pub use types::{Collective, DType, Rank, ReduceOp, Scalar};
