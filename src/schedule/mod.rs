@@ -10,7 +10,7 @@
 //! |---|---|
 //! | all-reduce, reduce, broadcast | the c-th of `chunks` pieces of the vector |
 //! | reduce-scatter, all-gather, gather, scatter | piece `c % k` of block `c / k` of the whole vector, `k = chunks / world`; where a rank's buffer is one block only, only that block's chunks exist there |
-//! | all-to-all | in `Input`, piece of the block *for* rank `c / k`; in `Output`, piece of the block *from* rank `c / k` |
+//! | all-to-all | in `Input`, piece of the block *for* rank `c / k`; in `Output`, piece of the block *from* rank `c / k`; in a slot, as in the sender's `Input` on the sending rank and as in the receiver's `Output` on the receiving one |
 //! | barrier | none; slots are tokens of one byte |
 //!
 //! In place therefore always means: `Input` chunk `c` and `Output` chunk `c` are the same memory.
@@ -46,16 +46,53 @@ pub enum Space {
     Scratch,
 }
 
-/// One chunk (or slot) of one rank's memory. Link ops name only their own rank's memory; [`Op::Copy`] and
+/// One chunk of data of one rank, and where it lies. Link ops name only their own rank's memory; [`Op::Copy`] and
 /// [`Op::Reduce`] may name that of any rank of the same host.
+///
+/// `chunk` always says which chunk's data (or partial result) this is, also in a slot: lengths follow from it, so both
+/// ends of a link and every operand of a reduction must name chunks of equal length. `slot` says where in
+/// [`Space::Stage`] or [`Space::Scratch`]; in the caller's buffers it is 0, the chunk is the place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Loc {
     /// Whose memory.
     pub rank: Rank,
     /// Which part of it.
     pub space: Space,
-    /// Which chunk of a buffer, or which slot.
+    /// Which chunk of the data.
     pub chunk: u32,
+    /// Which slot, in `Stage` and `Scratch`.
+    pub slot: u32,
+}
+
+impl Loc {
+    /// Chunk `chunk` of `rank`'s input buffer.
+    pub const fn input(rank: Rank, chunk: u32) -> Loc {
+        Loc { rank, space: Space::Input, chunk, slot: 0 }
+    }
+
+    /// Chunk `chunk` of `rank`'s output buffer.
+    pub const fn output(rank: Rank, chunk: u32) -> Loc {
+        Loc { rank, space: Space::Output, chunk, slot: 0 }
+    }
+
+    /// Slot `slot` of `rank`'s staging area, holding data of `chunk`.
+    pub const fn stage(rank: Rank, slot: u32, chunk: u32) -> Loc {
+        Loc { rank, space: Space::Stage, chunk, slot }
+    }
+
+    /// Slot `slot` of `rank`'s private memory, holding data of `chunk`.
+    pub const fn scratch(rank: Rank, slot: u32, chunk: u32) -> Loc {
+        Loc { rank, space: Space::Scratch, chunk, slot }
+    }
+
+    /// The memory behind it: two locs are the same bytes exactly when their places are equal.
+    pub fn place(self, in_place: bool) -> (Rank, Space, u32) {
+        match self.space {
+            Space::Input | Space::Output if in_place => (self.rank, Space::Output, self.chunk),
+            Space::Input | Space::Output => (self.rank, self.space, self.chunk),
+            Space::Stage | Space::Scratch => (self.rank, self.space, self.slot),
+        }
+    }
 }
 
 /// The far end of a link: which rank, over which of the parallel links to it.
