@@ -9,5 +9,7 @@
 
 mod frame;
 pub mod handshake;
+pub mod interface;
 
 pub use handshake::Secret;
+pub use interface::PortRange;
