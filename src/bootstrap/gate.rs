@@ -83,7 +83,6 @@ impl Gate {
 
     /// Takes in everybody who waits outside, as far as there is room.
     pub(super) fn accept(&mut self) {
-        self.paused_until = None;
         for index in 0..self.listeners.len() {
             while self.resumes_at().is_none() {
                 match self.listeners[index].accept() {

@@ -230,17 +230,13 @@ impl Root {
         }
     }
 
-    /// Sends what can be sent now. Who cannot be sent to is lost, which the others must be sent in turn.
+    /// Sends what can be sent now. Whether a guest that cannot be sent to is lost shows when it is read: its goodbye may
+    /// have arrived before its connection broke.
     fn flush(&mut self) {
-        loop {
-            let mut broken = None;
-            for (token, guest) in &mut self.guests {
-                if let Err(error) = guest.outbox.flush(&guest.stream) {
-                    broken.get_or_insert((*token, error.to_string()));
-                }
+        for guest in self.guests.values_mut() {
+            if guest.outbox.flush(&guest.stream).is_err() {
+                guest.outbox = Outbox::default();
             }
-            let Some((token, error)) = broken else { return };
-            self.lose(token, &format!("lost its control connection ({error})"));
         }
     }
 }
