@@ -16,6 +16,7 @@ use nix::net::if_::InterfaceFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 /// Connections that may wait for `accept`: all ranks of a large world may call at the same moment.
@@ -138,6 +139,13 @@ impl Subnet {
 pub struct PortRange {
     first: u16,
     last: u16,
+}
+
+impl PortRange {
+    /// Its ports, in order.
+    pub fn ports(self) -> RangeInclusive<u16> {
+        self.first..=self.last
+    }
 }
 
 impl FromStr for PortRange {
