@@ -76,11 +76,13 @@ impl Arena {
         Ok(arena)
     }
 
-    /// The size to use when nothing was asked for: all memory of the machine, at most 64 GiB.
+    /// The size to use when nothing was asked for: all memory of the machine, at most 64 GiB, and
+    /// no more than a file may have.
     pub fn default_len_bytes() -> usize {
         const MOST_BYTES: u64 = 64 << 30;
         let total = nix::sys::sysinfo::sysinfo().map_or(MOST_BYTES, |info| info.ram_total());
-        total.min(MOST_BYTES) as usize
+        let len_bytes = total.min(MOST_BYTES).min(mapping::largest_file_bytes()) as usize;
+        len_bytes / PAGE_BYTES * PAGE_BYTES
     }
 
     /// Allocates `len_bytes` bytes at a multiple of `align` (a power of two), with whatever they held before. Blocks of

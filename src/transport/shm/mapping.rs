@@ -24,11 +24,15 @@ const MFD_NOEXEC_SEAL: MFdFlags = MFdFlags::from_bits_retain(0x8);
 /// What the attaching side insists on.
 const SIZE_SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW);
 
+/// Growing a file past this limit (`ulimit -f`) kills the process with SIGXFSZ, so it is asked for first.
+pub(super) fn largest_file_bytes() -> u64 {
+    getrlimit(Resource::RLIMIT_FSIZE).map_or(RLIM_INFINITY, |(soft, _)| soft)
+}
+
 /// Makes a sparse file of this length. Nothing is reserved: pages come into being when they are first touched.
 pub(super) fn create_file(len_bytes: usize) -> Result<OwnedFd> {
-    // Growing a file past this limit kills the process with SIGXFSZ, so it is asked for first.
-    let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE).unwrap_or((RLIM_INFINITY, RLIM_INFINITY));
-    if limit != RLIM_INFINITY && len_bytes as u64 > limit {
+    let limit = largest_file_bytes();
+    if len_bytes as u64 > limit {
         return Err(Error::System {
             what: format!(
                 "making a shared arena of {len_bytes} bytes; raise `ulimit -f`, which stands at {limit} bytes"

@@ -378,7 +378,7 @@ mod tests {
         let doors: Vec<_> = arenas.iter().map(|arena| Door::open(arena).unwrap()).collect();
         let areas: Vec<_> = arenas.iter().enumerate().map(|(me, a)| Area::create(a, shape, me).unwrap()).collect();
         let cards: Vec<AreaCard> = areas.iter().map(|area| area.2.clone()).collect();
-        let join = |(me, (area, bell, _))| {
+        let join = |(me, (area, bell, _)): (usize, (Area, Doorbell, AreaCard))| {
             let member = |(peer, card): (usize, &AreaCard)| {
                 let mut door = doors[peer].1.clone();
                 if peer != me && (peer >= threads || me >= threads) {

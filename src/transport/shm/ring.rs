@@ -332,14 +332,14 @@ mod tests {
             let (mut sent, mut received) = (0u64, 0u64);
             for (len, unit, sending) in steps {
                 if sending {
-                    let mut data: Vec<u8> = (sent..).map(|at| (at * 31 >> 3) as u8).take(len).collect();
+                    let mut data: Vec<u8> = (sent..).map(|at| ((at * 31) >> 3) as u8).take(len).collect();
                     sent += send(&mut tx, &mut data) as u64;
                 } else {
                     let unit = 1 << unit;
                     let got = bytes(rx.arrived(unit, len).unwrap());
-                    prop_assert!(got.len() <= len && got.len() % unit == 0);
+                    prop_assert!(got.len() <= len && got.len().is_multiple_of(unit));
                     prop_assert!(!got.is_empty() || len < unit || sent - received < unit as u64);
-                    let expected: Vec<u8> = (received..).map(|at| (at * 31 >> 3) as u8).take(got.len()).collect();
+                    let expected: Vec<u8> = (received..).map(|at| ((at * 31) >> 3) as u8).take(got.len()).collect();
                     prop_assert_eq!(&got, &expected);
                     rx.release(got.len()).unwrap();
                     received += got.len() as u64;
