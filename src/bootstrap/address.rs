@@ -43,7 +43,7 @@ pub struct RootAddr {
 }
 
 impl Root {
-    pub(super) fn secret(&self) -> &Secret {
+    pub(crate) fn secret(&self) -> &Secret {
         match self {
             Root::Id(id) => id.secret(),
             Root::Address(address) => &address.secret,
