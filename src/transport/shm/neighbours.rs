@@ -22,6 +22,7 @@
 //! more and the failing call may return them.
 #![allow(unsafe_code)]
 
+use super::address::Address;
 use super::area::{Area, AreaCard, AreaMemory, AreaShape, AreaView, MESSAGE_BYTES};
 use super::arena::PeerArena;
 use super::doorbell::{Ringer, Waker};
@@ -29,44 +30,11 @@ use super::ring::{Ring, RingRx, RingTx};
 use crate::error::{Error, Result};
 use crate::memory::Span;
 use crate::transport::{Rx, Tx};
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
-/// A buffer, told to a neighbour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Address {
-    /// Offset in the arena of the rank that tells it. Every rank of the host can reach it.
-    Arena(u64),
-    /// Address in the process of the rank that tells it. Only ranks of that process can reach it.
-    Process(u64),
-}
-
-impl Address {
-    const ARENA_BIT: u64 = 1 << 63;
-
-    /// The address as one word, for a message; 0 says that there is none.
-    pub fn to_word(address: Option<Address>) -> u64 {
-        match address {
-            // User addresses and offsets in an arena (which is mapped) are below 2^57.
-            Some(Address::Arena(offset)) => offset | Address::ARENA_BIT,
-            Some(Address::Process(address)) => address,
-            None => 0,
-        }
-    }
-
-    /// What [`Address::to_word`] made a word of.
-    pub fn from_word(word: u64) -> Option<Address> {
-        match word {
-            0 => None,
-            word if word & Address::ARENA_BIT != 0 => Some(Address::Arena(word & !Address::ARENA_BIT)),
-            word => Some(Address::Process(word)),
-        }
-    }
-}
-
-/// A rank of this host: its arena, from [`attach`](super::attach), and its area of this communicator.
+/// A rank of this host: its arena, from [`attach`](fn@super::attach), and its area of this communicator.
 #[derive(Debug, Clone)]
 pub struct Member {
     /// Its arena as seen from this process.
@@ -183,7 +151,7 @@ impl Neighbours {
         self.waker.clone()
     }
 
-    fn own(&self) -> AreaView {
+    fn own(&self) -> &AreaView {
         self.shared.own.view()
     }
 
@@ -349,8 +317,10 @@ impl Neighbours {
         }
     }
 
-    /// The rank at this position is dead: it will never detach from this rank's area, whose memory need not wait for it.
+    /// The process or thread of the rank at this position is gone: it will never detach from this rank's area, whose
+    /// memory need not wait for it. Not for one that only is silent: it may wake up and write where it always did.
     pub fn forget(&self, peer: usize) {
+        // Release: pairs with the Acquire in `AreaMemory`'s `Drop`.
         self.own().detached(peer).store(1, Ordering::Release);
     }
 }
@@ -487,9 +457,6 @@ mod tests {
         assert_eq!(ranks[2].neighbours.address_of(shared.span()), None, "nobody could reach it");
         assert_eq!(ranks[0].neighbours.resolve(1, Address::Process(0), 1), None);
         assert_eq!(ranks[0].neighbours.resolve(1, lent, usize::MAX), None);
-        for address in [None, Some(address), Some(lent), Some(Address::Arena(0))] {
-            assert_eq!(Address::from_word(Address::to_word(address)), address);
-        }
     }
 
     #[test]
@@ -534,6 +501,16 @@ mod tests {
         assert!(!all(&arena_of_1), "rank 2 has neither detached nor been forgotten");
         drop(ranks);
         assert!(all(&arena_of_1));
+    }
+
+    #[test]
+    fn threads_may_share_it() {
+        fn shareable<T: Send + Sync>(_: &T) {}
+        fn movable<T: Send>(_: &T) {}
+        let ranks = host(AreaShape { ranks: 1, ..SHAPE }, 1);
+        shareable(&ranks[0].neighbours);
+        shareable(&ranks[0].bell.waker());
+        movable(&ranks[0].bell);
     }
 
     #[test]
