@@ -258,8 +258,7 @@ enum Blocked {
 
 impl<'m, 'a, W: Watch> Run<'m, 'a, W> {
     fn new(machine: &'m Machine<'a>) -> Self {
-        let (world, ops, ports, links) =
-            (machine.programs.len(), machine.ops(), machine.ports(), machine.links.len());
+        let (world, ops, ports, links) = (machine.programs.len(), machine.ops(), machine.ports(), machine.links.len());
         let ends = machine.links.iter().flat_map(|&(from, to)| [from as u32, to as u32]);
         Run {
             machine,

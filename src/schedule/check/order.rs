@@ -157,7 +157,8 @@ impl Order {
             }
             for &(other, then) in history.write.iter().chain(&history.reads) {
                 if other != rank && !self.clocks.is_over(ends[rank], other, then) {
-                    let what = format!("ends without knowing that rank {other} is done with its {space:?} chunk {chunk}");
+                    let what =
+                        format!("ends without knowing that rank {other} is done with its {space:?} chunk {chunk}");
                     return late(rank, what);
                 }
             }
