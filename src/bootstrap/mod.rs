@@ -34,6 +34,9 @@ mod seats;
 mod unique_id;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 pub use address::{Root, RootAddr};
 pub use control::{Config, Control, Listener, Registration};
 pub use launcher::Launch;

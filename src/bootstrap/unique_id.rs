@@ -178,6 +178,14 @@ pub(super) fn from_hex(text: &str) -> Option<Vec<u8>> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
+/// An id of changed bytes with a checksum that fits.
+#[cfg(test)]
+pub(super) fn resealed(mut bytes: [u8; UniqueId::LEN_BYTES]) -> UniqueId {
+    let checksum = checksum(&bytes);
+    bytes[CHECKSUM_AT..].copy_from_slice(&checksum);
+    UniqueId::from_bytes(&bytes).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
