@@ -112,7 +112,10 @@ pub fn detect(env: Env) -> Result<Option<Launch>> {
     let job = format!("{name} {job}");
     let ports = match port {
         Some(port) => vec![port],
-        None => address::candidate_ports(address::port_range(env)?, &job),
+        None => {
+            let taken = env("MASTER_PORT").and_then(|port| port.trim().parse().ok());
+            address::candidate_ports(address::port_range(env)?, &job, taken)
+        }
     };
     let (secret, source) = secret::find(env, &job)?;
     let root = Root::Address(RootAddr { hosts, ports, secret, job: job.clone() });

@@ -40,7 +40,7 @@ fn job_of(world: usize) -> Vec<Arc<Control>> {
 /// A root that rank 0 opens, under a name that no other test has.
 fn named_root() -> Root {
     let job = format!("test {:x}", getrandom::u64().unwrap());
-    let ports = address::candidate_ports(None, &job);
+    let ports = address::candidate_ports(None, &job, None);
     Root::Address(RootAddr { hosts: vec!["127.0.0.1".into()], ports, secret: Secret::from_bytes([5; 32]), job })
 }
 

@@ -28,9 +28,11 @@ fn error_of(variables: &[(&str, &str)]) -> String {
     launch(variables).unwrap_err().to_string()
 }
 
-const OWN: &[(&str, &str)] =
+type Variables = &'static [(&'static str, &'static str)];
+
+const OWN: Variables =
     &[("ROUNDEL_RANK", "1"), ("ROUNDEL_WORLD_SIZE", "4"), ("ROUNDEL_MASTER_ADDR", "head"), ("ROUNDEL_LOCAL_RANK", "1")];
-const TORCHRUN: &[(&str, &str)] = &[
+const TORCHRUN: Variables = &[
     ("RANK", "3"),
     ("WORLD_SIZE", "8"),
     ("LOCAL_RANK", "1"),
@@ -39,9 +41,9 @@ const TORCHRUN: &[(&str, &str)] = &[
     ("TORCHELASTIC_RUN_ID", "run7"),
     ("TORCHELASTIC_RESTART_COUNT", "2"),
 ];
-const RAY: &[(&str, &str)] =
+const RAY: Variables =
     &[("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "trainer-0.svc"), ("MASTER_PORT", "23456")];
-const OPEN_MPI_4: &[(&str, &str)] = &[
+const OPEN_MPI_4: Variables = &[
     ("OMPI_COMM_WORLD_RANK", "5"),
     ("OMPI_COMM_WORLD_SIZE", "8"),
     ("OMPI_COMM_WORLD_LOCAL_RANK", "1"),
@@ -49,16 +51,16 @@ const OPEN_MPI_4: &[(&str, &str)] = &[
     ("OMPI_MCA_orte_hnp_uri", "1234.0;tcp://10.0.0.1,127.0.0.1,192.168.1.1:4321;tcp6://[fd00::1]:4321"),
     ("OMPI_MCA_ess_base_jobid", "1234"),
 ];
-const OPEN_MPI_5: &[(&str, &str)] = &[
+const OPEN_MPI_5: Variables = &[
     ("OMPI_COMM_WORLD_RANK", "1"),
     ("OMPI_COMM_WORLD_SIZE", "2"),
     ("OMPI_COMM_WORLD_LOCAL_RANK", "1"),
     ("OMPI_COMM_WORLD_LOCAL_SIZE", "2"),
     ("PMIX_NAMESPACE", "prterun-head-99@1"),
 ];
-const MPICH: &[(&str, &str)] =
+const MPICH: Variables =
     &[("PMI_RANK", "2"), ("PMI_SIZE", "3"), ("PMI_FD", "9"), ("MPI_LOCALRANKID", "2"), ("MPI_LOCALNRANKS", "3")];
-const SLURM: &[(&str, &str)] = &[
+const SLURM: Variables = &[
     ("SLURM_PROCID", "6"),
     ("SLURM_NTASKS", "8"),
     ("SLURM_STEP_NUM_TASKS", "8"),
@@ -90,7 +92,7 @@ fn each_launcher_is_understood() {
 
 #[test]
 fn no_launcher_is_none() {
-    let loners: &[&[(&str, &str)]] = &[
+    let loners: &[Variables] = &[
         &[],
         &[("RANK", "0")],
         &[("RANK", "0"), ("WORLD_SIZE", "1")],
@@ -192,7 +194,7 @@ fn where_the_root_is_unknown_the_error_says_what_to_set() {
 
 #[test]
 fn bad_values_are_errors_that_name_the_variable() {
-    let cases: [(&[(&str, &str)], (&str, &str), &str); 17] = [
+    let cases: [(Variables, (&str, &str), &str); 17] = [
         (OWN, ("ROUNDEL_RANK", "x"), "ROUNDEL_RANK=x"),
         (OWN, ("ROUNDEL_RANK", "4"), "ROUNDEL_RANK=4"),
         (OWN, ("ROUNDEL_RANK", ""), "ROUNDEL_RANK is not"),
