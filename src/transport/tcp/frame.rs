@@ -82,7 +82,13 @@ impl Inbox {
                 return Ok(Some(std::mem::take(&mut self.body)));
             }
             match recv(stream.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
-                Ok(0) => return Err(Error::bootstrap("it closed the connection before the handshake was done")),
+                Ok(0) => {
+                    return Err(Error::System {
+                        what: "it closed the connection before the handshake was done".into(),
+                        source_text: "end of stream".into(),
+                        errno: Errno::ECONNRESET as i32,
+                    });
+                }
                 Ok(len_bytes) => self.filled(len_bytes),
                 Err(Errno::EAGAIN) => return Ok(None),
                 Err(Errno::EINTR) => {}

@@ -161,11 +161,6 @@ impl Responding {
         Ok(Responding { inbox: Inbox::default(), stage: Stage::Strange(Box::new(noise(secret, Side::Responder)?)) })
     }
 
-    /// True once message 1 came from somebody who knew the secret, now or when it was recorded.
-    pub(super) fn has_spoken(&self) -> bool {
-        matches!(self.stage, Stage::Keyed(_))
-    }
-
     /// Takes in what has arrived. The hello, once the initiator is proved; `None` while there is more to wait for.
     pub(super) fn advance(&mut self, stream: &TcpStream) -> Result<Option<Vec<u8>>> {
         self.try_advance(stream).map_err(|error| {
