@@ -7,13 +7,14 @@
 //!                         step 3   0 -> 1    2 -> 3    4 -> 5    6 -> 7
 //! ```
 //!
-//! | | steps | bytes sent per rank, at most |
-//! |---|---|---|
-//! | broadcast | ceil(log2 n) | S ceil(log2 n), the root |
-//! | reduce | ceil(log2 n) | S |
-//! | gather | ceil(log2 n) | S/n times the largest subtree, at most S/2 |
-//! | scatter | ceil(log2 n) | (n-1)/n S, the root |
+//! | | bytes sent per rank, at most |
+//! |---|---|
+//! | broadcast | S ceil(log2 n), the root |
+//! | reduce | S |
+//! | gather | S/n times the largest subtree, at most S/2 |
+//! | scatter | (n-1)/n S, the root |
 //!
+//! ceil(log2 n) steps; the longest chain of messages, which is the depth of the tree, is floor(log2 n).
 //! Gather and scatter move whole subtrees: what a rank only passes on lies in its private slots. Any root: position 0
 //! of the group. Source: MPICH's and Open MPI's trees of the same name.
 #![forbid(unsafe_code)]

@@ -16,8 +16,9 @@
 //! **Between hosts** one channel asks for latency and several for bandwidth: recursive doubling between two hosts;
 //! otherwise PAT over one channel, rings over several; binomial trees or chains from and to a root.
 //!
-//! With H hosts, F flows and g ranks on the host, a carrying rank sends 2(H-1)/H S/F in an all-reduce, (H-1)/H S/F in a
-//! reduce-scatter or an all-gather of even hosts; loads and stores inside are those of [`super::staged`].
+//! With H hosts and F flows a carrying rank sends 2(H-1)/H S/F in an all-reduce (S/F between two hosts) and, where hosts
+//! are even, (H-1)/H S/F in a reduce-scatter or an all-gather. Steps are those of the algorithm between hosts; two
+//! meetings of the host. Inside, what is staged costs what it costs in [`super::staged`].
 //!
 //! **Staging slots.** Slot c is for chunk c. Foreign ranks' slots are written before the first meeting of a round and read
 //! by their carrier before the second; a carrier's own are written after the first meeting and read before the first
@@ -374,5 +375,59 @@ impl Plan {
             }
         }
         draft.finish(1, 0, 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::catalogue::{self, Algorithm};
+    use super::super::check::{Capacity, check};
+    use super::*;
+
+    /// Hosts of these sizes; with `dealt` neighbouring ranks sit on different hosts.
+    fn hosts(sizes: &[usize], dealt: bool) -> Vec<Vec<Rank>> {
+        let mut hosts = vec![Vec::new(); sizes.len()];
+        let world = sizes.iter().sum();
+        let mut at = 0;
+        for rank in 0..world {
+            while hosts[at].len() == sizes[at] {
+                at = (at + 1) % sizes.len();
+            }
+            hosts[at].push(rank);
+            at = (at + usize::from(dealt)) % sizes.len();
+        }
+        hosts
+    }
+
+    #[test]
+    fn even_and_uneven_hosts_every_root_in_place_and_not() {
+        let layouts: [&[usize]; 8] =
+            [&[2, 2], &[1, 2], &[3, 1, 2], &[4, 4], &[2, 2, 2], &[3, 5], &[1, 1, 4], &[2, 3, 4, 5]];
+        for (sizes, dealt) in layouts.iter().flat_map(|&sizes| [(sizes, false), (sizes, true)]) {
+            let hosts = hosts(sizes, dealt);
+            let world = hosts.iter().map(Vec::len).sum();
+            for collective in [
+                Collective::AllReduce,
+                Collective::ReduceScatter,
+                Collective::AllGather,
+                Collective::Broadcast,
+                Collective::Reduce,
+                Collective::Barrier,
+            ] {
+                for root in 0..if collective.has_root() { world } else { 1 } {
+                    for (channels, in_place) in [(1, false), (1, true), (2, false), (3, true)] {
+                        let apart = Shape::apart(collective, world);
+                        let shape = Shape { root, hosts: hosts.clone(), channels, in_place, ..apart };
+                        let write = |me| catalogue::program(Algorithm::Hierarchical, &shape, me).expect("two levels");
+                        let programs: Vec<Program> = (0..world).map(write).collect();
+                        for rounds in 1..=3 {
+                            if let Err(violation) = check(&programs, &shape, Capacity::LEAST, rounds) {
+                                panic!("{rounds} rounds of {shape:?}: {violation}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
     }
 }

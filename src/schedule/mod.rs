@@ -33,6 +33,7 @@
 
 pub mod catalogue;
 pub mod check;
+pub mod claim;
 pub mod contract;
 pub mod cost;
 pub mod display;

@@ -14,11 +14,12 @@
 //!   reduce-scatter: the same arrows turned round, d = 1, 2, 4, each adding where it points
 //! ```
 //!
-//! | | steps | bytes sent per rank |
-//! |---|---|---|
-//! | reduce-scatter, all-gather | ceil(log2 n) | (n-1)/n S |
-//! | all-reduce | 2 ceil(log2 n) | 2(n-1)/n S |
+//! | | steps | longest chain of messages | bytes sent per rank |
+//! |---|---|---|---|
+//! | reduce-scatter, all-gather | ceil(log2 n) | floor(log2 n) | (n-1)/n S |
+//! | all-reduce | 2 ceil(log2 n) | 2 floor(log2 n) | 2(n-1)/n S |
 //!
+//! (A block reaches distance s in as many hops as s has bits set, which for s < n are at most floor(log2 n).)
 //! A message is up to n/2 pieces and a step sends to one neighbour while it receives from another: both must move
 //! together, which the derived hazards allow. Source: Jeaugey, "PAT" (arXiv 2506.20252); Bruck et al. (1997).
 #![forbid(unsafe_code)]

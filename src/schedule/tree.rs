@@ -31,6 +31,16 @@ pub(super) fn count(channels: u8) -> u32 {
     u32::from(channels).next_multiple_of(2).max(2)
 }
 
+/// The most chunks that a rank sends in both trees together: one up in each, and two down in one of them.
+pub(super) fn sent_max(n: usize) -> u32 {
+    n.min(4) as u32
+}
+
+/// The length of the longest chain of messages, up and down the deeper tree.
+pub(super) fn steps(n: usize) -> u32 {
+    2 * n.next_power_of_two().ilog2()
+}
+
 /// The neighbours of one position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Node {
