@@ -82,7 +82,8 @@ pub fn predict(programs: &[Program], shape: &Shape, bytes: usize, model: &CostMo
         return Duration::from_nanos(run(programs, shape, piece_bytes, rounds, model));
     }
     let (fewer, most) = (MOST_ROUNDS - 1, MOST_ROUNDS);
-    let (before, after) = (run(programs, shape, piece_bytes, fewer, model), run(programs, shape, piece_bytes, most, model));
+    let (before, after) =
+        (run(programs, shape, piece_bytes, fewer, model), run(programs, shape, piece_bytes, most, model));
     Duration::from_nanos(after + after.saturating_sub(before) * (rounds - most) as u64)
 }
 

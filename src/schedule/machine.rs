@@ -44,6 +44,8 @@ pub(super) struct Step<'a> {
     /// The op's number in its rank's program.
     pub index: usize,
     pub op: &'a Op,
+    /// The next op of the program is a wait.
+    pub next_is_wait: bool,
     pub slice: usize,
     /// As [`Hazards`] has them; `offset` makes an `id` of an index.
     behind: &'a [u32],
@@ -258,8 +260,7 @@ enum Blocked {
 
 impl<'m, 'a, W: Watch> Run<'m, 'a, W> {
     fn new(machine: &'m Machine<'a>) -> Self {
-        let (world, ops, ports, links) =
-            (machine.programs.len(), machine.ops(), machine.ports(), machine.links.len());
+        let (world, ops, ports, links) = (machine.programs.len(), machine.ops(), machine.ports(), machine.links.len());
         let ends = machine.links.iter().flat_map(|&(from, to)| [from as u32, to as u32]);
         Run {
             machine,
@@ -380,6 +381,7 @@ impl<'m, 'a, W: Watch> Run<'m, 'a, W> {
             id,
             index,
             op: &machine.programs[rank].ops[index],
+            next_is_wait: matches!(machine.programs[rank].ops.get(index + 1), Some(Op::Wait { .. })),
             slice: self.marks[id] as usize,
             behind: machine.hazards[rank].behind(index),
             offset,

@@ -29,7 +29,10 @@ pub(super) fn check<'a>(programs: &[Program], shape: &'a Shape, in_place: &[bool
     let wrong = |rank, what: String| Violation::at_end(Rule::WellFormed, rank, what);
     let chunks = programs[0].chunks;
     let Some(contract) = Contract::new(shape.collective, world, shape.root, shape.peer, chunks) else {
-        return Err(wrong(0, format!("{} cannot cut its buffers into {chunks} chunks for {world} ranks", shape.collective)));
+        return Err(wrong(
+            0,
+            format!("{} cannot cut its buffers into {chunks} chunks for {world} ranks", shape.collective),
+        ));
     };
     for (rank, program) in programs.iter().enumerate() {
         let of = |program: &Program| (program.chunks, program.stage_slots, program.scratch_slots);
@@ -38,7 +41,10 @@ pub(super) fn check<'a>(programs: &[Program], shape: &'a Shape, in_place: &[bool
         }
         if of(program) != of(&programs[0]) {
             let (mine, theirs) = (of(program), of(&programs[0]));
-            return Err(wrong(rank, format!("counts (chunks, stage slots, scratch slots) {mine:?}, rank 0 {theirs:?}")));
+            return Err(wrong(
+                rank,
+                format!("counts (chunks, stage slots, scratch slots) {mine:?}, rank 0 {theirs:?}"),
+            ));
         }
     }
     let signals: Vec<u32> = programs

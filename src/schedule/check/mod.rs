@@ -21,6 +21,7 @@
 mod form;
 mod meaning;
 mod order;
+mod places;
 
 pub use super::machine::Capacity;
 
@@ -136,14 +137,18 @@ pub fn check_mixed(
     capacity: Capacity,
     rounds: u32,
 ) -> Result<Facts, Violation> {
-    assert!(capacity.link_slices > 0 && capacity.chunk_slices > 0 && rounds > 0, "nothing moves in zero rounds or slices");
+    assert!(
+        capacity.link_slices > 0 && capacity.chunk_slices > 0 && rounds > 0,
+        "nothing moves in zero rounds or slices"
+    );
     let call = form::check(programs, shape, in_place)?;
     let machine = Machine::new(programs, in_place, capacity, rounds);
+    let places = places::Places::new(&machine);
     let mut proof = Proof {
         meaning: (shape.collective != Collective::Barrier)
-            .then(|| meaning::Meaning::new(&machine, &call, in_place, rounds)),
+            .then(|| meaning::Meaning::new(&machine, &call, places, in_place)),
         order: (call.shares_memory || shape.collective == Collective::Barrier)
-            .then(|| order::Order::new(&machine, &call, in_place)),
+            .then(|| order::Order::new(&machine, &call, places, in_place)),
         depth: Depth::new(&machine),
     };
     match machine.run(&mut proof) {
@@ -286,7 +291,8 @@ impl Depth {
 /// Tells a deadlock by the ops that can never move.
 fn deadlock(machine: &Machine<'_>, stuck: &[(Rank, usize)]) -> Violation {
     let (rank, index) = stuck[0];
-    let others: Vec<String> = stuck[1..].iter().take(3).map(|(rank, index)| format!("rank {rank} op {index}")).collect();
+    let others: Vec<String> =
+        stuck[1..].iter().take(3).map(|(rank, index)| format!("rank {rank} op {index}")).collect();
     let more = if stuck.len() > 4 { format!(" and {} more", stuck.len() - 4) } else { String::new() };
     let also = if others.is_empty() { String::new() } else { format!("; stuck too: {}{more}", others.join(", ")) };
     Violation {
