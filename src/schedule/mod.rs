@@ -58,6 +58,8 @@ mod tree;
 
 #[cfg(test)]
 mod check_tests;
+#[cfg(test)]
+mod mutants;
 
 pub use catalogue::{Algorithm, Shape, candidates, honours_rank_order, program};
 

@@ -23,6 +23,11 @@ mod meaning;
 mod order;
 mod places;
 
+#[cfg(test)]
+pub(super) mod interleave;
+#[cfg(test)]
+mod tests;
+
 pub use super::machine::Capacity;
 
 use super::catalogue::Shape;
