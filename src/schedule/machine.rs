@@ -225,7 +225,7 @@ impl<'a> Machine<'a> {
 
     /// Runs everything to the end, or says why not.
     pub fn run<W: Watch>(&self, watch: &mut W) -> Result<(), Halt<W::Stop>> {
-        Run::<W>::new(self).to_the_end(watch)
+        Run::<W>::new(self).finish(watch)
     }
 }
 
@@ -279,7 +279,7 @@ impl<'m, 'a, W: Watch> Run<'m, 'a, W> {
         }
     }
 
-    fn to_the_end(mut self, watch: &mut W) -> Result<(), Halt<W::Stop>> {
+    fn finish(mut self, watch: &mut W) -> Result<(), Halt<W::Stop>> {
         for port in (0..self.heads.len() as u32).rev() {
             self.agenda.push(port, 0);
         }

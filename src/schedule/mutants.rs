@@ -120,7 +120,7 @@ impl Count {
 fn deleted_ops() {
     let mut count = Count::default();
     everywhere(|algorithm, shape, rank, program| {
-        for (index, op) in program.ops.iter().enumerate() {
+        for index in 0..program.ops.len() {
             let delete = |program: &mut Program| {
                 // The in-place program of flat all-to-all has other ops; what is deleted is the op with this number.
                 if index < program.ops.len() {
@@ -202,7 +202,7 @@ fn wrong_peers() {
     let mut count = Count::default();
     everywhere(|algorithm, shape, rank, program| {
         let world = shape.world();
-        for (index, op) in program.ops.iter().enumerate() {
+        for index in 0..program.ops.len() {
             for other in 0..world {
                 let redirect = |program: &mut Program| match program.ops.get_mut(index) {
                     Some(

@@ -95,7 +95,8 @@ impl Violation {
     }
 }
 
-/// What correct programs cost and how they compute: the numbers that algorithms' docs claim. All are per round.
+/// What correct programs cost and how they compute: the numbers that algorithms' docs claim.
+/// Chunks are counted for one round, chains are those of the whole call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// Chunks that the buffers are cut into; the unit of what follows is one of them.

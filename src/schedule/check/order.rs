@@ -187,10 +187,10 @@ impl Order {
                 }
             }
         }
-        for rank in 0..world {
+        for (rank, &end) in ends.iter().enumerate() {
             let host = &call.shape.hosts[call.host_of[rank]];
             let everybody = call.shape.collective == Collective::Barrier;
-            let met = |other: Rank| self.clocks.of(ends[rank], other) > 0;
+            let met = |other: Rank| self.clocks.of(end, other) > 0;
             let missed = if everybody { (0..world).find(|&other| !met(other)) } else { None };
             let missed = missed.or_else(|| host.iter().copied().find(|&other| call.shares_memory && !met(other)));
             if let Some(other) = missed {
