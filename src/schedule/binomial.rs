@@ -88,7 +88,8 @@ pub(super) fn gather(draft: &mut Draft, group: &Group, blocks: &Blocks) {
     }
 }
 
-/// The root has all blocks at their `have`; every rank ends with its own at `into`, and passes on others through theirs.
+/// The root has all blocks at their `have`; every rank ends with its own at `into`, and passes on others through
+/// theirs.
 pub(super) fn scatter(draft: &mut Draft, group: &Group, blocks: &Blocks) {
     let (n, at) = (group.len(), group.at);
     match parent(at) {

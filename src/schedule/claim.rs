@@ -1,8 +1,8 @@
-//! What the algorithms' docs claim, as numbers: [`claim`] is told from formulas alone, without looking at a program, so that
-//! the checker's [`Facts`](super::check::Facts) can be held against it (rule V6).
+//! What the algorithms' docs claim, as numbers: [`claim`] is told from formulas alone, without looking at a program, so
+//! that the checker's [`Facts`](super::check::Facts) can be held against it (rule V6).
 //!
-//! The unit is a chunk: of `chunks` chunks that make the vector, `sent_max` chunks are `sent_max / chunks` S. All numbers
-//! are those of one round.
+//! The unit is a chunk: of `chunks` chunks that make the vector, `sent_max` chunks are `sent_max / chunks` S. All
+//! numbers are those of one round.
 #![forbid(unsafe_code)]
 
 use super::catalogue::{Algorithm, Shape, supports};
@@ -158,8 +158,6 @@ fn hierarchical(shape: &Shape) -> Option<Claim> {
     Some(Claim { chunks: flow.chunks * flows, meetings: 2, ..flow })
 }
 
-// For whoever works on check_tests.rs: the table there says the same in part; staged broadcast now has
-// `BROADCAST_PIECES` (4) pieces and thus 5 meetings. Comparing with `claim` here would cover both.
 #[cfg(test)]
 mod tests {
     use super::super::Program;

@@ -1,5 +1,5 @@
-//! Programs as text: one rank's ops line by line ([`Display`](fmt::Display) of a [`Program`]), or all ranks side by side,
-//! step by step ([`steps`]).
+//! Programs as text: one rank's ops line by line ([`Display`](fmt::Display) of a [`Program`]), or all ranks side by
+//! side, step by step ([`steps`]).
 //!
 //! A piece of data is written as its place and, in brackets, its chunk: `in[3]`, `out[3]`; slots have their number in
 //! front of that: `stage1[3]` is slot 1 of the staging memory, holding data of chunk 3, `priv0[3]` a private slot. What
@@ -36,7 +36,7 @@ fn counted(count: u32, what: &str) -> String {
 }
 
 /// One op of rank `me`; a signal is numbered by how many the rank has given with it.
-fn line(me: Rank, op: &Op, signals: u32) -> String {
+pub(super) fn line(me: Rank, op: &Op, signals: u32) -> String {
     let place = |loc: &Loc| place(me, *loc);
     let places = |locs: &[Loc], between: &str| locs.iter().map(place).collect::<Vec<_>>().join(between);
     let all = |last: bool| if last { " = all" } else { "" };
@@ -55,7 +55,8 @@ fn line(me: Rank, op: &Op, signals: u32) -> String {
     }
 }
 
-fn place(me: Rank, loc: Loc) -> String {
+/// A piece of data as rank `me` calls it.
+pub(super) fn place(me: Rank, loc: Loc) -> String {
     let owner = if loc.rank == me { String::new() } else { format!("{}:", loc.rank) };
     match loc.space {
         Space::Input => format!("{owner}in[{}]", loc.chunk),
@@ -69,8 +70,8 @@ fn far_end(port: &Port) -> String {
     format!("rank {} ch {}", port.peer, port.channel)
 }
 
-/// All ranks of a call side by side, a column each (so: for small worlds). A row is a step: a receive stands in the row of
-/// its send, a wait in that of its signal, and what needs their data stands below. What can never run comes last.
+/// All ranks of a call side by side, a column each (so: for small worlds). A row is a step: a receive stands in the row
+/// of its send, a wait in that of its signal, and what needs their data stands below. What can never run comes last.
 pub fn steps(programs: &[Program]) -> String {
     let (levels, depth) = levels(programs);
     let mut cells = vec![vec![Vec::new(); programs.len()]; depth + 1];

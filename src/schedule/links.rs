@@ -1,9 +1,10 @@
-//! Binds the link algorithms to the buffers of a call: which chunks there are, where contributions lie, and where partial
-//! results may be put. An algorithm runs once per channel, on that channel's share of every block.
+//! Binds the link algorithms to the buffers of a call: which chunks there are, where contributions lie, and where
+//! partial results may be put. An algorithm runs once per channel, on that channel's share of every block.
 //!
 //! Where results go follows from what a caller's buffers must have. An output that has all blocks takes partial results
-//! in the place of the result. Otherwise (reduce-scatter, and reduce on other ranks than the root) partial results live in private
-//! slots, and the input is never written, in place or not. The link ops of a program do not depend on `in_place`.
+//! in the place of the result. Otherwise (reduce-scatter, and reduce on other ranks than the root) partial results live
+//! in private slots, and the input is never written, in place or not. The link ops of a program do not depend on
+//! `in_place`.
 #![forbid(unsafe_code)]
 
 use super::catalogue::{Algorithm, Shape};
@@ -77,8 +78,8 @@ impl Call {
         self.n as u32 * u32::from(self.channels)
     }
 
-    /// The blocks of a group: contributions from the input, results to the output, or `aside(position)` on the positions
-    /// where there is no such output.
+    /// The blocks of a group: contributions from the input, results to the output, or `aside(position)` on the
+    /// positions where there is no such output.
     fn blocks(&self, group: &Group, aside: impl Fn(usize) -> Option<u32>) -> Vec<Vec<Piece>> {
         let piece = |(position, &owner): (usize, &Rank)| {
             let chunk = self.chunk(owner, group.channel);

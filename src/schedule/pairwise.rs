@@ -7,9 +7,9 @@
 //! ```
 //!
 //! All-to-all: n steps, n-1 of which carry data, (n-1)/n S sent per rank; no message needs another, so all may overlap
-//! and the order only says whose turn it is first. Gather and scatter between the root and each
-//! other rank directly: (n-1)/n S through the root's links, one step for everybody else. Send/receive is the case of one
-//! pair. No slot holds data, so block sizes need to be known only to the two of a pair. Source: Thakur et al. (2005).
+//! and the order only says whose turn it is first. Gather and scatter between the root and each other rank directly:
+//! (n-1)/n S through the root's links, one step for everybody else. Send/receive is the case of one pair. No slot holds
+//! data, so block sizes need to be known only to the two of a pair. Source: Thakur et al. (2005).
 #![forbid(unsafe_code)]
 
 use super::draft::{Blocks, Draft, Group, Piece};

@@ -1,10 +1,10 @@
-//! PAT with full aggregation, which is Bruck's all-gather with its dimensions reversed, and its time reverse: logarithmic
-//! steps *and* the fewest possible bytes, for any number of ranks, in place. Whatever Rabenseifner's halving and
-//! doubling does at powers of two, this does everywhere, so there is no folding of the odd ranks.
+//! PAT with full aggregation, which is Bruck's all-gather with its dimensions reversed, and its time reverse:
+//! logarithmic steps *and* the fewest possible bytes, for any number of ranks, in place. Whatever Rabenseifner's
+//! halving and doubling does at powers of two, this does everywhere, so there is no folding of the odd ranks.
 //!
-//! Rank r is at *distance* s from the block of rank r-s. The all-gather goes through the strides downwards, far and thin
-//! first, near and thick last: at stride d whoever holds a block (at a distance that is a multiple of 2d) sends it to the
-//! rank d further on. The reduce-scatter runs the film backwards.
+//! Rank r is at *distance* s from the block of rank r-s. The all-gather goes through the strides downwards, far and
+//! thin first, near and thick last: at stride d whoever holds a block (at a distance that is a multiple of 2d) sends it
+//! to the rank d further on. The reduce-scatter runs the film backwards.
 //!
 //! ```text
 //!   n = 6, the block of rank 0        distance   0   1   2   3   4   5

@@ -24,11 +24,11 @@
 //! when all reads of the round before are known to be over. Where that follows from the meetings there are, nothing is
 //! added: in an all-reduce whoever reads slot c of mine does so before the second meeting, and whoever reads my result
 //! does so before the first meeting of the next round, after which alone I write it. Elsewhere the round ends with a
-//! signal, and those who write first thing in the next round wait for it. From call to call nothing is needed: the engine
-//! alternates between two halves, and a call cannot begin before everybody has ended the last but one.
+//! signal, and those who write first thing in the next round wait for it. From call to call nothing is needed: the
+//! engine alternates between two halves, and a call cannot begin before everybody has ended the last but one.
 //!
-//! A call of a single round needs none of these endings: [`super::one_shot`]. Source: Open MPI's `coll/sm` and XHC with n-ary
-//! sums in place of DPML's pairwise ones; the count is derived in the project's design notes.
+//! A call of a single round needs none of these endings: [`super::one_shot`]. Source: Open MPI's `coll/sm` and XHC with
+//! n-ary sums in place of DPML's pairwise ones; the count is derived in the project's design notes.
 #![forbid(unsafe_code)]
 
 use super::draft::{Draft, rotated};

@@ -12,8 +12,8 @@
 //!     1   3           5   7                             0   2           4   6
 //! ```
 //!
-//! Depth ceil(log2 n), up and down; a rank sends at most S/2 up in both trees together with two times S/2 down in the one
-//! where it has children: 2S at most. Source: Sanders, Speck and Träff, "Two-tree algorithms" (2009); the tree is
+//! Depth ceil(log2 n), up and down; a rank sends at most S/2 up in both trees together with two times S/2 down in the
+//! one where it has children: 2S at most. Source: Sanders, Speck and Träff, "Two-tree algorithms" (2009); the tree is
 //! `ncclGetBtree`, the pair `ncclGetDtree` of NVIDIA/nccl `src/graph/trees.cc`.
 #![forbid(unsafe_code)]
 

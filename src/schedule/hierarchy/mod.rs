@@ -1,5 +1,6 @@
-//! Several hosts with several ranks each: inside a host through staging memory, between hosts over links, and every local
-//! rank drives a flow of its own, so that the network sees as many streams as there are ranks and no leader is a bottleneck.
+//! Several hosts with several ranks each: inside a host through staging memory, between hosts over links, and every
+//! local rank drives a flow of its own, so that the network sees as many streams as there are ranks and no leader is a
+//! bottleneck.
 //!
 //! ```text
 //!   all-reduce, 2 hosts of 2         host A: 0 1                    host B: 2 3
@@ -9,20 +10,20 @@
 //!     all-gather inside              0 <-> 1                        2 <-> 3
 //! ```
 //!
-//! **Flows.** There are as many as the smallest host has ranks; the rank in seat f of each host carries flow f, ranks in
-//! higher seats only contribute and collect. So hosts may be uneven, and a host of one rank takes no part in any staging:
-//! it works on its buffers directly.
+//! **Flows.** There are as many as the smallest host has ranks; the rank in seat f of each host carries flow f, ranks
+//! in higher seats only contribute and collect. So hosts may be uneven, and a host of one rank takes no part in any
+//! staging: it works on its buffers directly.
 //!
 //! **Between hosts** one channel asks for latency and several for bandwidth: recursive doubling between two hosts;
 //! otherwise PAT over one channel, rings over several; binomial trees or chains from and to a root.
 //!
-//! With H hosts and F flows a carrying rank sends 2(H-1)/H S/F in an all-reduce (S/F between two hosts) and, where hosts
-//! are even, (H-1)/H S/F in a reduce-scatter or an all-gather. Steps are those of the algorithm between hosts; two
-//! meetings of the host. Inside, what is staged costs what it costs in [`super::staged`].
+//! With H hosts and F flows a carrying rank sends 2(H-1)/H S/F in an all-reduce (S/F between two hosts) and, where
+//! hosts are even, (H-1)/H S/F in a reduce-scatter or an all-gather. Steps are those of the algorithm between hosts;
+//! two meetings of the host. Inside, what is staged costs what it costs in [`super::staged`].
 //!
-//! **Staging slots.** Slot c is for chunk c. Foreign ranks' slots are written before the first meeting of a round and read
-//! by their carrier before the second; a carrier's own are written after the first meeting and read before the first
-//! meeting of the next round. So two meetings keep rounds apart (see [`super::staged`] for the argument).
+//! **Staging slots.** Slot c is for chunk c. Foreign ranks' slots are written before the first meeting of a round and
+//! read by their carrier before the second; a carrier's own are written after the first meeting and read before the
+//! first meeting of the next round. So two meetings keep rounds apart (see [`super::staged`] for the argument).
 //!
 //! Source: "multi-leader" designs (DPML, 2017) and NCCL's rail-optimised rings.
 #![forbid(unsafe_code)]
