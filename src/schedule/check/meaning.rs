@@ -9,6 +9,7 @@
 use super::places::Places;
 use super::{Call, Rule, Violation};
 use crate::schedule::contract::Content;
+use crate::schedule::display::place;
 use crate::schedule::machine::{Machine, Step};
 use crate::schedule::{Loc, Op, Space};
 use crate::types::Rank;
@@ -155,7 +156,11 @@ impl<'a> Meaning<'a> {
     fn read(&mut self, step: &Step<'_>, loc: Loc) -> Result<Value, Violation> {
         let value = self.peek(loc, step.slice);
         if value == NOTHING {
-            return Err(Violation::at(Rule::ExactlyOnce, step, format!("{loc:?} is read, but nobody wrote it")));
+            return Err(Violation::at(
+                Rule::ExactlyOnce,
+                step,
+                format!("{} is read, but nobody wrote it", place(step.rank, loc)),
+            ));
         }
         self.fits(step, loc, value)?;
         Ok(value)
@@ -177,7 +182,11 @@ impl<'a> Meaning<'a> {
         {
             return Ok(());
         }
-        Err(Violation::at(Rule::ExactlyOnce, step, format!("{loc:?} holds {}", self.values.name(value))))
+        Err(Violation::at(
+            Rule::ExactlyOnce,
+            step,
+            format!("{} holds {}", place(step.rank, loc), self.values.name(value)),
+        ))
     }
 
     /// Adds up, and checks that nothing is counted twice and that `last` is told the truth.

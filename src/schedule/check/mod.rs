@@ -32,6 +32,7 @@ pub use super::machine::Capacity;
 
 use super::catalogue::Shape;
 use super::contract::Contract;
+use super::display::line;
 use super::machine::{Halt, Machine, Step, Watch};
 use super::{Op, Program};
 use crate::types::{Collective, Rank};
@@ -69,7 +70,7 @@ impl fmt::Display for Rule {
 
 /// Why programs are wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("rank {rank}{}: {what} (rule {rule})", at_op(.op))]
+#[error("rank {rank}{}: {what} (rule {rule})", at_op(*.rank, .op))]
 pub struct Violation {
     /// Which rule is broken.
     pub rule: Rule,
@@ -81,8 +82,12 @@ pub struct Violation {
     pub what: String,
 }
 
-fn at_op(op: &Option<(usize, Op)>) -> String {
-    op.as_ref().map(|(index, op)| format!(", op {index}, {op:?}")).unwrap_or_default()
+fn at_op(rank: Rank, op: &Option<(usize, Op)>) -> String {
+    match op {
+        None => String::new(),
+        Some((index, Op::Signal)) => format!(", op {index} (signal)"),
+        Some((index, op)) => format!(", op {index} ({})", line(rank, op, 0)),
+    }
 }
 
 impl Violation {

@@ -20,6 +20,7 @@
 
 use super::places::Places;
 use super::{Call, Rule, Violation};
+use crate::schedule::display::place;
 use crate::schedule::hazards::each_access;
 use crate::schedule::machine::{Machine, Step};
 use crate::schedule::{Loc, Op, Space};
@@ -148,7 +149,7 @@ impl Order {
         let me = step.rank;
         let verb = if writes { "writes" } else { "reads" };
         if loc.rank != me && loc.space != Space::Stage && self.clocks.of(clock, loc.rank) == 0 {
-            let what = format!("{verb} {loc:?} without knowing that rank {} has begun the call", loc.rank);
+            let what = format!("{verb} {} without knowing that rank {} has begun the call", place(me, loc), loc.rank);
             return Err(Violation::at(Rule::NoRace, step, what));
         }
         let epoch = self.epochs[step.id];
@@ -156,7 +157,7 @@ impl Order {
         let reads = if writes { &history.reads[..] } else { &[] };
         for &(other, then) in history.write.iter().chain(reads) {
             if other != me && !self.clocks.is_over(clock, other, then) {
-                let what = format!("{verb} {loc:?} without knowing that rank {other} is done with it");
+                let what = format!("{verb} {} without knowing that rank {other} is done with it", place(me, loc));
                 return Err(Violation::at(Rule::NoRace, step, what));
             }
         }
