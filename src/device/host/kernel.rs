@@ -10,8 +10,8 @@ use std::mem::MaybeUninit;
 
 use super::isa::{Isa, Portable, Set, Task};
 use super::rule::{
-    And, Bf16, BitsOfF32, BitsOfF64, Bitwise, E4m3, E5m2, Extreme, F16, Float, Half, Or, Plus, Ring, Rounding, Rule,
-    Times, Wrapping, Xor, tree,
+    And, Bf16, BitsOfF32, BitsOfF64, Bitwise, E4m3, E5m2, Extreme, F16, Float, Half, Or, Packed, Plus, Ring, Rounding,
+    Rule, Times, Wrapping, Xor, tree,
 };
 use crate::types::{DType, ReduceOp};
 
@@ -122,23 +122,16 @@ where
 /// Floats below f32, all but f16.
 fn small<S: Set, F>(op: ReduceOp) -> &'static Kernel
 where
-    F: Float<Real = f32> + super::rule::Ordered + Divide,
+    F: Float<Bits: super::rule::InWord, Real = f32> + super::rule::Ordered + Divide,
 {
     match op {
         ReduceOp::Min => plain::<S, F, Extreme<true, F>>(),
         ReduceOp::Max => plain::<S, F, Extreme<false, F>>(),
-        ReduceOp::Prod => wide::<
-            S,
-            F,
-            Rounding<Times, F, F>,
-            Rounding<Times, F, f32>,
-            Rounding<Times, f32, f32>,
-            Rounding<Times, f32, F>,
-        >(),
-        _ => {
-            wide::<S, F, Rounding<Plus, F, F>, Rounding<Plus, F, f32>, Rounding<Plus, f32, f32>, Rounding<Plus, f32, F>>(
+        ReduceOp::Prod => {
+            wide::<S, F, Packed<Times, F>, Rounding<Times, F, f32>, Rounding<Times, f32, f32>, Rounding<Times, f32, F>>(
             )
         }
+        _ => wide::<S, F, Packed<Plus, F>, Rounding<Plus, F, f32>, Rounding<Plus, f32, f32>, Rounding<Plus, f32, F>>(),
     }
 }
 

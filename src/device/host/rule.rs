@@ -12,6 +12,7 @@ use std::marker::PhantomData;
 
 use super::convert::*;
 use super::isa::{Lanes, Set};
+use super::kernel::CHUNK_BYTES;
 
 /// How the elements of one type are combined by one operation.
 pub(super) trait Rule: 'static {
@@ -22,7 +23,7 @@ pub(super) trait Rule: 'static {
     /// An operand while it is worked on.
     type Register: Copy;
     /// How many results fill a few vector registers.
-    const CHUNK: usize = super::kernel::CHUNK_BYTES / size_of::<Self::Out>();
+    const CHUNK: usize = CHUNK_BYTES / size_of::<Self::Out>();
 
     fn load(operand: Self::In) -> Self::Register;
     fn join(left: Self::Register, right: Self::Register) -> Self::Register;
@@ -240,6 +241,82 @@ impl<O: RingOp, A: InLanes, B: InLanes> Rule for Half<O, A, B> {
         whole
     }
 }
+
+/// [`Rounding`] from a small format into itself, with a head start in words of 32 bits: an f32 is as wide as a word, so
+/// shifts bring each packed element to where it is computed with, and back, without moving it between lanes.
+///
+/// ```text
+///   word   | b1   | b0   |      b0 << 16 and b1 & ffff0000 are two f32
+/// ```
+pub(super) struct Packed<O, F>(PhantomData<(O, F)>);
+
+impl<O: RingOp, F: Float<Bits: InWord, Real = f32>> Rule for Packed<O, F> {
+    type In = F::Bits;
+    type Out = F::Bits;
+    type Register = f32;
+
+    #[inline(always)]
+    fn load(operand: F::Bits) -> f32 {
+        F::widen(operand)
+    }
+
+    #[inline(always)]
+    fn join(left: f32, right: f32) -> f32 {
+        O::apply(left, right)
+    }
+
+    #[inline(always)]
+    fn store(result: f32) -> F::Bits {
+        F::narrow(result)
+    }
+
+    #[inline(always)]
+    unsafe fn head<S: Set, const N: usize>(from: [*const F::Bits; N], into: *mut F::Bits, len: usize) -> usize {
+        let mut i = 0;
+        while i + Self::CHUNK <= len {
+            let mut chunk = [0u32; CHUNK_BYTES / 4];
+            for (w, result) in chunk.iter_mut().enumerate() {
+                // SAFETY: a chunk's elements from `i` on are inside `len`, which the caller vouches for.
+                let words = from.map(|operand| unsafe { operand.add(i).cast::<u32>().add(w).read_unaligned() });
+                for place in (0..u32::BITS).step_by(F::Bits::WIDTH) {
+                    let sum = tree(words.map(|word| F::widen(F::Bits::at(word, place))), O::apply);
+                    *result |= F::narrow(sum).put(place);
+                }
+            }
+            // SAFETY: as above, and all of the chunk is set.
+            unsafe { into.add(i).cast::<u8>().copy_from_nonoverlapping(chunk.as_ptr().cast(), CHUNK_BYTES) }
+            i += Self::CHUNK;
+        }
+        i
+    }
+}
+
+/// Bits that share a word with others.
+pub(super) trait InWord: Copy {
+    /// How many they are.
+    const WIDTH: usize;
+    fn at(word: u32, place: u32) -> Self;
+    fn put(self, place: u32) -> u32;
+}
+
+macro_rules! in_word {
+    ($($bits:ty)*) => {$(
+        impl InWord for $bits {
+            const WIDTH: usize = <$bits>::BITS as usize;
+
+            #[inline(always)]
+            fn at(word: u32, place: u32) -> $bits {
+                (word >> place) as $bits
+            }
+
+            #[inline(always)]
+            fn put(self, place: u32) -> u32 {
+                u32::from(self) << place
+            }
+        }
+    )*};
+}
+in_word!(u8 u16);
 
 /// The canonical tree over 1, 2, 3, 4 or 8 operands in registers.
 #[inline(always)]
