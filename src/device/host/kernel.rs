@@ -1,12 +1,13 @@
 //! The loops: every [`Rule`] over any number of elements, one table of them per element type and operation, one set of
 //! tables per instruction set.
 //!
-//! All of them write into a small private block that stays in the first-level cache. Nothing else can overlap it, so
-//! the compiler is free to vectorise; the operands may be outputs as well, because a block is finished before any of it
-//! is stored; and how it is then stored (where to, how often, past the cache or not) is no concern of the arithmetic.
+//! An output may be one of the operands, which keeps a compiler from vectorising a loop that stores as it goes. So the
+//! loops go in *chunks* of a few registers: all of a chunk is read and combined before any of it is stored. The compiler
+//! sees that the chunk is private, makes it vector registers, and no byte of it touches memory.
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use super::isa::{Isa, Portable, Set, Task};
 use super::rule::{
@@ -15,14 +16,14 @@ use super::rule::{
 };
 use crate::types::{DType, ReduceOp};
 
-/// Combines `len` elements of 1, 2, 3, 4 or 8 operands at any alignment into an aligned block.
+/// Combines `len` elements of 1, 2, 3, 4 or 8 operands; any alignment.
 ///
 /// # Safety
 /// The machine has the instruction set that the loop came from; the operands are readable and `into` is writable for
-/// `len` elements, aligned, and disjoint from the operands.
+/// `len` elements; `into` is one of the operands or disjoint from all.
 pub(super) type Combine = unsafe fn(from: &[*const u8], into: *mut u8, len: usize);
 
-/// Changes `len` elements at any alignment by a parameter, into an aligned block. Safety as [`Combine`].
+/// Changes `len` elements by a parameter; any alignment. Safety as [`Combine`].
 pub(super) type Change = unsafe fn(from: *const u8, into: *mut u8, len: usize, by: u64);
 
 /// The loops of one element type and one operation. Partial results are kept `wide`: in f32 for the floats that are
@@ -152,8 +153,8 @@ fn wide<S: Set, D: Divide, NN: Rule, WN: Rule, WW: Rule, NW: Rule>() -> &'static
             wide_bytes: size_of::<WW::Out>(),
             narrow_from_narrow: combine::<S, NN>,
             wide_from_narrow: combine::<S, WN>,
-            wide_from_wide: combine::<S, WW>,
-            narrow_from_wide: combine::<S, NW>,
+            wide_from_wide: pair::<S, WW>,
+            narrow_from_wide: pair::<S, NW>,
             divide: divide::<S, D>,
         }
     }
@@ -161,23 +162,30 @@ fn wide<S: Set, D: Divide, NN: Rule, WN: Rule, WW: Rule, NW: Rule>() -> &'static
 
 /// A [`Combine`].
 unsafe fn combine<S: Set, R: Rule>(from: &[*const u8], into: *mut u8, len: usize) {
-    /// Its loop for one number of operands.
-    unsafe fn fixed<S: Set, R: Rule, const N: usize>(from: &[*const u8], into: *mut u8, len: usize) {
-        let from = std::array::from_fn::<_, N, _>(|k| from[k].cast::<R::In>());
-        // SAFETY: passed on from the caller of the `Combine`.
-        unsafe { S::enter(Joined::<R, N> { from, into: into.cast(), len }) }
-    }
     // SAFETY: passed on from the caller of the `Combine`.
     unsafe {
         match from.len() {
-            1 => fixed::<S, R, 1>(from, into, len),
-            2 => fixed::<S, R, 2>(from, into, len),
-            3 => fixed::<S, R, 3>(from, into, len),
-            4 => fixed::<S, R, 4>(from, into, len),
-            8 => fixed::<S, R, 8>(from, into, len),
+            1 => joined::<S, R, 1>(from, into, len),
+            2 => joined::<S, R, 2>(from, into, len),
+            3 => joined::<S, R, 3>(from, into, len),
+            4 => joined::<S, R, 4>(from, into, len),
+            8 => joined::<S, R, 8>(from, into, len),
             n => unreachable!("no loop over {n} operands at once"),
         }
     }
+}
+
+/// A [`Combine`] of two.
+unsafe fn pair<S: Set, R: Rule>(from: &[*const u8], into: *mut u8, len: usize) {
+    // SAFETY: passed on from the caller of the `Combine`.
+    unsafe { joined::<S, R, 2>(from, into, len) }
+}
+
+/// A [`Combine`] of `N`.
+unsafe fn joined<S: Set, R: Rule, const N: usize>(from: &[*const u8], into: *mut u8, len: usize) {
+    let from = std::array::from_fn::<_, N, _>(|k| from[k].cast::<R::In>());
+    // SAFETY: passed on from the caller of the `Combine`.
+    unsafe { S::enter(Joined::<R, N> { from, into: into.cast(), len }) }
 }
 
 /// The loop that everything here is about.
@@ -193,32 +201,41 @@ impl<R: Rule, const N: usize> Task for Joined<R, N> {
         let Joined { from, into, len } = self;
         // SAFETY: the pointers are good for `len` elements and the machine has `S`, says the caller of the `Combine`.
         let done = unsafe { R::head::<S, N>(from, into, len) };
-        let element = |i: usize| {
-            // SAFETY: called with `i < len`, and the operands are good for `len`.
-            let operands = from.map(|operand| R::load(unsafe { operand.add(i).read_unaligned() }));
-            R::store(tree(operands, R::join))
-        };
         let mut i = done;
         while i + R::CHUNK <= len {
             let mut chunk = Chunk::<R>::new();
             for k in 0..R::CHUNK {
-                chunk.set(k, element(i + k));
+                // SAFETY: `i + k < len`, and the operands are good for `len`.
+                chunk.set(k, unsafe { element::<R, N>(&from, i + k) });
             }
             // SAFETY: `CHUNK` elements from `i` on are inside `len`; all of them were just set.
             unsafe { into.add(i).cast::<u8>().copy_from_nonoverlapping(chunk.start(), R::CHUNK * size_of::<R::Out>()) }
             i += R::CHUNK;
         }
-        for i in i..len {
-            // SAFETY: as above.
-            unsafe { into.add(i).write_unaligned(element(i)) }
+        if i < len {
+            // SAFETY: what is left of what the caller vouches for.
+            unsafe { rest::<R, N>(&from, into, i..len) }
         }
     }
 }
 
+/// Element `i` of the result.
+#[inline(always)]
+unsafe fn element<R: Rule, const N: usize>(from: &[*const R::In; N], i: usize) -> R::Out {
+    // SAFETY: the operands are readable there, says the caller.
+    R::store(tree(from.map(|operand| R::load(unsafe { operand.add(i).read_unaligned() })), R::join))
+}
+
+/// The elements that do not fill a chunk; compiled once, for every instruction set.
+#[inline(never)]
+unsafe fn rest<R: Rule, const N: usize>(from: &[*const R::In; N], into: *mut R::Out, range: Range<usize>) {
+    for i in range {
+        // SAFETY: readable and writable there, says the caller.
+        unsafe { into.add(i).write_unaligned(element::<R, N>(from, i)) }
+    }
+}
+
 /// A few registers' worth of results.
-///
-/// An operand may be the output as well, which keeps the compiler from vectorising a loop that stores as it goes. Here
-/// it sees that all is read before anything is stored, and the chunk never leaves the registers.
 #[repr(align(64))]
 struct Chunk<R: Rule>(MaybeUninit<[u8; CHUNK_BYTES]>, PhantomData<R>);
 

@@ -3,17 +3,14 @@
 //! # How a reduction goes
 //!
 //! The elements are taken a block at a time, small enough for the first-level cache. Every operand is read once from
-//! where it is, the block is combined in registers, and what comes out is stored in all the places that want it:
+//! where it is, combined in registers, and written to the first output; the other outputs get the block while it is in
+//! L1. Streaming, the block is a private one, so that what goes past the cache is whole lines whatever the element:
 //!
 //! ```text
 //!   from[0]  ----[ b ]-----------\
-//!   from[1]  ----[ b ]------------+--> block in L1 --+--> into[0]
-//!   from[2]  ----[ b ]-----------/                   +--> into[1]
+//!   from[1]  ----[ b ]------------+--> registers --> block --+--> into[0]
+//!   from[2]  ----[ b ]-----------/                           +--> into[1]
 //! ```
-//!
-//! A block costs one more trip through L1, which hides behind the traffic of the operands, and pays for three things:
-//! outputs may be inputs, streaming stores can be whole lines whatever the element, and the loops in `kernel` know
-//! that nothing overlaps.
 //!
 //! # The order
 //!
