@@ -242,6 +242,9 @@ impl<O: RingOp, A: InLanes, B: InLanes> Rule for Half<O, A, B> {
     }
 }
 
+/// See [`Packed::CHUNK`](Rule::CHUNK).
+const PACKED_BYTES: usize = 64;
+
 /// [`Rounding`] from a small format into itself, with a head start in words of 32 bits: an f32 is as wide as a word, so
 /// shifts bring each packed element to where it is computed with, and back, without moving it between lanes.
 ///
@@ -254,6 +257,8 @@ impl<O: RingOp, F: Float<Bits: InWord, Real = f32>> Rule for Packed<O, F> {
     type In = F::Bits;
     type Out = F::Bits;
     type Register = f32;
+    /// One register of AVX-512: each word is several results, so there is enough to do at once.
+    const CHUNK: usize = PACKED_BYTES / size_of::<F::Bits>();
 
     #[inline(always)]
     fn load(operand: F::Bits) -> f32 {
@@ -274,7 +279,7 @@ impl<O: RingOp, F: Float<Bits: InWord, Real = f32>> Rule for Packed<O, F> {
     unsafe fn head<S: Set, const N: usize>(from: [*const F::Bits; N], into: *mut F::Bits, len: usize) -> usize {
         let mut i = 0;
         while i + Self::CHUNK <= len {
-            let mut chunk = [0u32; CHUNK_BYTES / 4];
+            let mut chunk = [0u32; PACKED_BYTES / 4];
             for (w, result) in chunk.iter_mut().enumerate() {
                 // SAFETY: a chunk's elements from `i` on are inside `len`, which the caller vouches for.
                 let words = from.map(|operand| unsafe { operand.add(i).cast::<u32>().add(w).read_unaligned() });
@@ -284,7 +289,7 @@ impl<O: RingOp, F: Float<Bits: InWord, Real = f32>> Rule for Packed<O, F> {
                 }
             }
             // SAFETY: as above, and all of the chunk is set.
-            unsafe { into.add(i).cast::<u8>().copy_from_nonoverlapping(chunk.as_ptr().cast(), CHUNK_BYTES) }
+            unsafe { into.add(i).cast::<u8>().copy_from_nonoverlapping(chunk.as_ptr().cast(), PACKED_BYTES) }
             i += Self::CHUNK;
         }
         i
