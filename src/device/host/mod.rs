@@ -28,12 +28,16 @@
 //!
 //! # Files
 //!
-//! `rule` what happens to one element; `kernel` the loops over it; `isa` which instructions they are compiled for;
+//! `format` how floats are read and written; `rule` and `order` what happens to one element; `kernel` and `change` the
+//! loops over it; `isa` which instructions they are compiled for;
 //! `store` how results are written; [`convert`] the small floats; [`reference`] the definition of it all.
 
+mod change;
 pub mod convert;
+mod format;
 mod isa;
 mod kernel;
+mod order;
 pub mod reference;
 mod rule;
 mod store;
@@ -125,7 +129,7 @@ pub fn scale(dtype: DType, scalar_bits: u64, from: Span, into: Span) {
 
 fn scale_with(isa: Isa, dtype: DType, scalar_bits: u64, from: Span, into: Span) {
     check(&[from], &[into]);
-    let change = kernel::scale(isa, dtype);
+    let change = change::scale(isa, dtype);
     let size = dtype.size_bytes();
     let mut block = Block::new();
     for_blocks(dtype, size, into, Store::Cached, |start, len| {
