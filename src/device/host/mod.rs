@@ -30,7 +30,7 @@
 //!
 //! `format` how floats are read and written; `rule` and `order` what happens to one element; `kernel` and `change` the
 //! loops over it; `isa` which instructions they are compiled for;
-//! `store` how results are written; [`convert`] the small floats; [`reference`] the definition of it all.
+//! `store` how results are written; [`convert`] the small floats; [`mod@reference`] the definition of it all.
 
 mod change;
 pub mod convert;
