@@ -20,7 +20,7 @@
 //!   n = 7      ((0 1) (2 3)) ((4 5) 6)
 //! ```
 //!
-//! Up to 8 operands that is one loop with everything in registers; above, [`combine`] is the tree's own recursion, with
+//! Up to 8 operands that is one loop with everything in registers; above, `combine` is the tree's own recursion, with
 //! a block for each part. The small floats stay in f32 in between and are rounded once, at the end. With two operands
 //! every operation commutes bit for bit, NaN included, so both ends of a link agree.
 //!
