@@ -36,10 +36,6 @@ pub(crate) struct Plan {
     pub(crate) runs: Vec<Run>,
     /// Copies, reductions, signals and waits, in order.
     pub(crate) local: Vec<u32>,
-    /// The most staging slots that any rank of the world uses; all agree, so all cut the same rounds.
-    pub(crate) stage_slots: u32,
-    /// Likewise of scratch slots.
-    pub(crate) scratch_slots: u32,
     /// Signals that this rank gives in a round.
     pub(crate) signals: u32,
 }
@@ -64,21 +60,29 @@ impl Plan {
                 None => runs.push(Run { port, way, ops: vec![index as u32] }),
             }
         }
-        let (mut stage_slots, mut scratch_slots) = (program.stage_slots, program.scratch_slots);
-        if !matches!(algorithm, Algorithm::OneShot) {
-            for rank in 0..shape.world() {
-                let theirs = catalogue::program(algorithm, shape, rank)?;
-                stage_slots = stage_slots.max(theirs.stage_slots);
-                scratch_slots = scratch_slots.max(theirs.scratch_slots);
-            }
-        }
         let signals = program.ops.iter().filter(|op| matches!(op, Op::Signal)).count() as u32;
-        Some(Plan { algorithm, program, order, runs, local, stage_slots, scratch_slots, signals })
+        Some(Plan { algorithm, program, order, runs, local, signals })
     }
 
     /// True when ranks of the host order themselves by signals in it.
     pub(crate) fn uses_signals(&self) -> bool {
         self.signals > 0
+    }
+}
+
+/// Debug builds prove the programs of small worlds before they run them; release builds rely on the tests, which prove
+/// every algorithm for all worlds up to 130 ranks.
+#[cfg(debug_assertions)]
+fn prove(algorithm: Algorithm, shape: &Shape) {
+    use crate::schedule::check::{Capacity, check};
+    const PROVED_RANKS: usize = 12;
+    if shape.world() <= PROVED_RANKS {
+        let programs: Vec<Program> =
+            (0..shape.world()).filter_map(|rank| catalogue::program(algorithm, shape, rank)).collect();
+        let rounds = if algorithm.single_round() { 1 } else { 2 };
+        if let Err(violation) = check(&programs, shape, Capacity::LEAST, rounds) {
+            panic!("{} for {shape:?}: {violation}", algorithm.name());
+        }
     }
 }
 
@@ -102,6 +106,8 @@ impl Plans {
         let plan = Plan::new(algorithm, shape, self.me).ok_or_else(|| {
             Error::unsupported(format!("algorithm {} does not do {} here", algorithm.name(), shape.collective))
         })?;
+        #[cfg(debug_assertions)]
+        prove(algorithm, shape);
         let plan = Arc::new(plan);
         self.known.insert((algorithm, shape.clone()), plan.clone());
         Ok(plan)

@@ -264,13 +264,13 @@ fn measured(op: &Op) -> Loc {
 pub(super) fn slots(plan: &Plan, layout: &Layout, stage_bytes: usize) -> (usize, Round) {
     let whole = layout.max_chunk_bytes().next_multiple_of(64).max(64);
     let mut slot_bytes = whole;
-    if plan.stage_slots > 0 {
-        slot_bytes = slot_bytes.min(stage_bytes / plan.stage_slots as usize / 64 * 64);
+    if plan.program.stage_slots > 0 {
+        slot_bytes = slot_bytes.min(stage_bytes / plan.program.stage_slots as usize / 64 * 64);
     }
-    if plan.scratch_slots > 0 {
+    if plan.program.scratch_slots > 0 {
         slot_bytes = slot_bytes.min(SCRATCH_SLOT_BYTES);
     }
-    if plan.stage_slots + plan.scratch_slots == 0 {
+    if plan.program.stage_slots + plan.program.scratch_slots == 0 {
         return (0, Round::WHOLE);
     }
     (slot_bytes, Round { index: 0, piece_bytes: slot_bytes })

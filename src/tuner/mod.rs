@@ -47,10 +47,9 @@ pub fn choose(shape: &Shape, situation: Situation) -> Result<Algorithm> {
     let usable = |algorithm: &Algorithm| {
         possible.contains(algorithm)
             && match algorithm {
-                Algorithm::FlatPush => situation.mapped || shape.collective == Collective::Barrier,
-                Algorithm::OneShot => situation.bytes <= ONE_SHOT_BYTES,
-                Algorithm::Pairwise => true,
-                _ => !situation.uneven_exchange,
+                _ if situation.uneven_exchange => *algorithm == Algorithm::Pairwise,
+                _ if algorithm.needs_mapped_buffers() => situation.mapped || shape.collective == Collective::Barrier,
+                _ => !algorithm.single_round() || situation.bytes <= ONE_SHOT_BYTES,
             }
     };
     if let Some(wish) = situation.wish.filter(usable) {
