@@ -6,6 +6,8 @@ pub mod device;
 pub mod engine;
 pub mod error;
 pub mod memory;
+#[cfg(feature = "tools")]
+pub mod perf;
 pub mod schedule;
 pub mod topology;
 pub mod transport;
