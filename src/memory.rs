@@ -110,14 +110,16 @@ impl Span {
     }
 }
 
+/// A span over a test's own bytes. The test keeps them alive and leaves them alone while it uses the span.
+#[cfg(test)]
+pub(crate) fn test_span(bytes: &mut [u8]) -> Span {
+    // SAFETY: the caller's vector outlives the span and is not touched through the slice meanwhile.
+    unsafe { Span::new(bytes.as_mut_ptr(), bytes.len()) }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn span_of(bytes: &mut [u8]) -> Span {
-        // SAFETY: the vector outlives the span in every test below and is not touched through the slice meanwhile.
-        unsafe { Span::new(bytes.as_mut_ptr(), bytes.len()) }
-    }
+    use super::test_span as span_of;
 
     #[test]
     fn cut_write_read_round_trip() {

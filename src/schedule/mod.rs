@@ -31,6 +31,8 @@
 //! for every interleaving, and more link capacity never hurts (Kahn 1974; Siegel and Avrunin 2003).
 #![forbid(unsafe_code)]
 
+pub mod hazards;
+
 use crate::types::Rank;
 
 /// Where a piece of data is.

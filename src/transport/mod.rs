@@ -60,3 +60,64 @@ pub trait Rx: Send {
     /// What to sleep on until something arrives.
     fn interest(&self) -> Option<Interest>;
 }
+
+/// Where a buffer is, in words that another rank of the host may understand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Address {
+    /// So many bytes into its owner's arena, which every rank of the host has mapped.
+    Arena(u64),
+    /// At this address of its owner's process: for ranks of the same process only.
+    Process(u64),
+}
+
+/// Memory and signals that the ranks of one host share, as one of them sees them for one communicator. Neighbours are
+/// counted 0.. in the order of their ranks; a rank is its own neighbour too.
+///
+/// Every rank has one *signal word* that only it writes and that only grows, one *message* for each of two alternating
+/// calls, and two *stage halves*. A message published before a signal is seen by whoever sees the signal.
+pub trait Shared: Send {
+    /// Sets this rank's message for calls of this parity (0 or 1). At most [`MESSAGE_BYTES`].
+    fn publish(&mut self, parity: usize, message: &[u8]);
+
+    /// Adds one to this rank's signal word and wakes neighbours that sleep.
+    fn signal(&mut self);
+
+    /// A neighbour's signal word.
+    fn signalled(&self, neighbour: usize) -> u64;
+
+    /// A neighbour's message for calls of this parity, as it stands.
+    fn message(&self, neighbour: usize, parity: usize) -> [u8; MESSAGE_BYTES];
+
+    /// One of the two staging areas of a neighbour.
+    fn stage(&self, neighbour: usize, half: usize) -> Span;
+
+    /// How neighbours can reach this memory, if all of them can.
+    fn address_of(&self, span: Span) -> Option<Address>;
+
+    /// A neighbour's memory, from the address that it published; `None` where this rank cannot reach it.
+    fn resolve(&self, neighbour: usize, address: Address, len_bytes: usize) -> Option<Span>;
+
+    /// Announces that this rank is about to touch its neighbours' own buffers. False: the communicator was aborted,
+    /// keep off.
+    fn enter(&mut self) -> bool;
+
+    /// Done with its neighbours' buffers.
+    fn leave(&mut self);
+
+    /// True once any rank of the host has aborted the communicator.
+    fn aborted(&self) -> bool;
+
+    /// Aborts the communicator for every rank of the host, wakes all, and waits until no living thread of this process
+    /// touches this rank's buffers any more.
+    fn abort(&mut self);
+}
+
+/// Room for one message of [`Shared`].
+pub const MESSAGE_BYTES: usize = 104;
+
+/// Sleeps until a peer, another thread or a socket has news.
+pub trait Sleeper: Send {
+    /// Announces the sleep, asks `ready` once more (a peer that acted before the announcement rings no bell), and
+    /// sleeps until the bell rings, a socket of `interests` is ready, or `timeout` is over.
+    fn sleep(&mut self, interests: &[Interest], timeout: std::time::Duration, ready: &mut dyn FnMut() -> bool) -> Result<()>;
+}
