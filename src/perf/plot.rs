@@ -88,6 +88,7 @@ fn panel<DB: DrawingBackend>(
     let values = decades(all().map(&value), 10.0);
     let mut chart = ChartBuilder::on(area)
         .margin(12)
+        .margin_right(28)
         .caption(caption, ("sans-serif", 17))
         .x_label_area_size(48)
         .y_label_area_size(72)
@@ -159,7 +160,7 @@ mod tests {
         let rows: Vec<Row> = (3..26).step_by(2).map(|shift| sample(1 << shift, 3.0 + f64::exp2(shift.into()) / 5e3)).collect();
         let picture = svg("all_reduce, 4 ranks", &rows).unwrap();
         assert!(picture.starts_with("<svg"));
-        for words in ["all_reduce, 4 ranks", "bus bandwidth (GB/s)", "time (us)", "float sum, out of place", "in place", "64K"] {
+        for words in ["all_reduce, 4 ranks", "bus bandwidth (GB/s)", "time (us)", "float sum, out of place", "in place", "32K"] {
             assert!(picture.contains(words), "{words}");
         }
         assert!(picture.matches("<polyline").count() >= 4);

@@ -109,29 +109,20 @@ impl Row {
             root
         );
         for side in [&self.out_of_place, &self.in_place] {
-            let Some(side) = side else {
-                line += &format!("  {:>7}  {:>6}  {:>6}  {:>5}", "N/A", "N/A", "N/A", "N/A");
-                if columns.iterations {
-                    line += &format!("  {:>7}  {:>7}  {:>7}  {:>5}", "N/A", "N/A", "N/A", "N/A");
-                }
-                continue;
-            };
-            line += &format!(
-                "  {:>7}  {:>6}  {:>6}  {:>5}",
-                fit(side.stats.mean, 7),
-                fit(self.algorithm_bandwidth(side), 6),
-                fit(self.bus_bandwidth(side), 6),
-                side.wrong.map_or("N/A".to_string(), |wrong| wrong.to_string())
-            );
-            if columns.iterations {
-                line += &format!(
-                    "  {:>7}  {:>7}  {:>7}  {:>5}",
-                    fit(side.stats.min, 7),
-                    fit(side.stats.max, 7),
-                    fit(side.stats.p99, 7),
-                    fit(side.stats.variation, 5)
-                );
-            }
+            let text = |value: &dyn Fn(&Side) -> String| side.as_ref().map_or("N/A".to_string(), value);
+            let cells = [
+                text(&|side| fit(side.stats.mean, 7)),
+                text(&|side| fit(self.algorithm_bandwidth(side), 6)),
+                text(&|side| fit(self.bus_bandwidth(side), 6)),
+                text(&|side| side.wrong.map_or("N/A".to_string(), |wrong| wrong.to_string())),
+            ];
+            let iteration_cells = [
+                text(&|side| fit(side.stats.min, 7)),
+                text(&|side| fit(side.stats.max, 7)),
+                text(&|side| fit(side.stats.p99, 7)),
+                text(&|side| fit(side.stats.variation, 5)),
+            ];
+            line += &side_cells(cells, iteration_cells, columns);
         }
         line
     }
@@ -167,33 +158,30 @@ impl Row {
 
 /// The lines above the first row.
 pub fn table_head(columns: Columns) -> [String; 3] {
-    let (side, names, units) = if columns.iterations { (64, " i_min    i_max    i_p99   i_cv", 31) } else { (31, "", 0) };
     let stamp = if columns.timestamps { " ".repeat(20) } else { String::new() };
-    let gap = if columns.iterations { "    " } else { "" };
+    let line = |left: [&str; 5], cells: [&str; 4], iteration_cells: [&str; 4]| {
+        let [size, count, dtype, op, root] = left;
+        let side = side_cells(cells, iteration_cells, columns);
+        let line = format!("#{stamp}{size:>11}  {count:>12}  {dtype:>8}  {op:>6}  {root:>6}{side}{side}");
+        line.trim_end().to_string()
+    };
+    let side_width = side_cells([""; 4], [""; 4], columns).len();
+    let over = format!("#{stamp}{:51}{:^side_width$}{:^side_width$}", "", "out-of-place", "in-place");
     [
-        format!("#{stamp}{:>54}{:^side$}  {:^side$}", "", "out-of-place", "in-place").trim_end().to_string(),
-        format!(
-            "#{stamp}{:>11}  {:>12}  {:>8}  {:>6}  {:>6}{}{}",
-            "size",
-            "count",
-            "type",
-            "redop",
-            "root",
-            format_args!("     time   algbw   busbw #wrong{gap}{names}"),
-            format_args!("     time   algbw   busbw #wrong{gap}{names}")
-        ),
-        format!(
-            "#{stamp}{:>11}  {:>12}  {:>8}  {:>6}  {:>6}{}",
-            "(B)",
-            "(elements)",
-            "",
-            "",
-            "",
-            format!("     (us)  (GB/s)  (GB/s)       {:units$}{gap}", "").repeat(2)
-        )
-        .trim_end()
-        .to_string(),
+        over.trim_end().to_string(),
+        line(["size", "count", "type", "redop", "root"], ["time", "algbw", "busbw", "#wrong"], ["i_min", "i_max", "i_p99", "i_cv"]),
+        line(["(B)", "(elements)", "", "", ""], ["(us)", "(GB/s)", "(GB/s)", ""], ["(us)", "(us)", "(us)", ""]),
     ]
+}
+
+fn side_cells<T: std::fmt::Display>(cells: [T; 4], iteration_cells: [T; 4], columns: Columns) -> String {
+    let [time, algorithm, bus, wrong] = cells;
+    let mut text = format!("  {time:>7}  {algorithm:>6}  {bus:>6} {wrong:>6}");
+    if columns.iterations {
+        let [min, max, p99, variation] = iteration_cells;
+        text += &format!("  {min:>7}  {max:>7}  {p99:>7}  {variation:>5}");
+    }
+    text
 }
 
 /// A record as one JSON object.
