@@ -6,6 +6,9 @@
 //! This is vm-memory's `VolatileSlice` with the volatile replaced by our own ordering: which rank may touch which bytes
 //! when is what the schedule checker proves.
 
+use nix::errno::Errno;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
 /// Pointer and length of memory that stays mapped while the span is in use.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Span {
@@ -102,11 +105,87 @@ impl Span {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target.start, bytes.len()) }
     }
 
+    /// Sends as many leading bytes as the socket takes now. Never blocks (`EAGAIN`), raises no `SIGPIPE`.
+    pub fn write_to_fd(self, fd: BorrowedFd<'_>) -> nix::Result<usize> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: the range is mapped and readable (promised to `new`); the kernel only reads it.
+        let sent = unsafe { libc::send(fd.as_raw_fd(), self.start.cast(), self.len_bytes, flags) };
+        Errno::result(sent).map(|sent| sent as usize)
+    }
+
+    /// [`Span::write_to_fd`] of this span and then of `after`, in one system call.
+    pub fn write_two_to_fd(self, after: Span, fd: BorrowedFd<'_>) -> nix::Result<usize> {
+        let mut parts = [self.as_iovec(), after.as_iovec()];
+        let message = message_of(&mut parts);
+        // SAFETY: `message` points to `parts`, alive here; both ranges are mapped and readable (promised to `new`).
+        let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+        Errno::result(sent).map(|sent| sent as usize)
+    }
+
+    /// Fills as much of the front as the socket has now. Never blocks (`EAGAIN`); 0 when the peer has finished.
+    pub fn read_from_fd(self, fd: BorrowedFd<'_>) -> nix::Result<usize> {
+        // SAFETY: the range is mapped and writable (promised to `new`), and the kernel writes no more than its length.
+        let got = unsafe { libc::recv(fd.as_raw_fd(), self.start.cast(), self.len_bytes, libc::MSG_DONTWAIT) };
+        Errno::result(got).map(|got| got as usize)
+    }
+
+    /// [`Span::read_from_fd`] into this span, and what does not fit into `after`, in one system call.
+    pub fn read_two_from_fd(self, after: Span, fd: BorrowedFd<'_>) -> nix::Result<usize> {
+        let mut parts = [self.as_iovec(), after.as_iovec()];
+        let mut message = message_of(&mut parts);
+        // SAFETY: `message` points to `parts`, alive here; both ranges are mapped and writable (promised to `new`), and
+        // the kernel writes no more than their lengths.
+        let got = unsafe { libc::recvmsg(fd.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) };
+        Errno::result(got).map(|got| got as usize)
+    }
+
+    fn as_iovec(self) -> libc::iovec {
+        libc::iovec { iov_base: self.start.cast(), iov_len: self.len_bytes }
+    }
+
     /// Copies the front of the span into `bytes`.
     pub fn read(self, bytes: &mut [u8]) {
         let source = self.cut(0, bytes.len());
         // SAFETY: `source` has the length of `bytes` (cut above) and is readable (promised to `new`).
         unsafe { std::ptr::copy_nonoverlapping(source.start, bytes.as_mut_ptr(), bytes.len()) }
+    }
+}
+
+fn message_of(parts: &mut [libc::iovec; 2]) -> libc::msghdr {
+    // SAFETY: `msghdr` is integers and pointers, for which zero is a value: no address, no control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = parts.as_mut_ptr();
+    message.msg_iovlen = parts.len() as _;
+    message
+}
+
+/// Zeroed memory on the heap, eight-byte aligned, that spans may name: what a transport gathers and scatters in.
+/// Pages that are never touched cost nothing.
+pub(crate) struct Block {
+    words: *mut [u64],
+}
+
+// SAFETY: a block owns its memory and offers nothing but its address range, as `Span` does.
+unsafe impl Send for Block {}
+
+impl Block {
+    /// `len_bytes` zero bytes; a multiple of eight.
+    pub(crate) fn new(len_bytes: usize) -> Block {
+        assert_eq!(len_bytes % 8, 0, "a block is made of eight-byte words");
+        Block { words: Box::into_raw(vec![0u64; len_bytes / 8].into_boxed_slice()) }
+    }
+
+    /// All of it. Whoever keeps the span past the block's life has broken the promise that `Span` stands for: the ends
+    /// of a link hand out such spans only until their own next call.
+    pub(crate) fn span(&self) -> Span {
+        Span { start: self.words.cast(), len_bytes: self.words.len() * 8 }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: `words` came from `Box::into_raw` in `new` and is given back only here.
+        drop(unsafe { Box::from_raw(self.words) });
     }
 }
 
@@ -119,7 +198,7 @@ pub(crate) fn test_span(bytes: &mut [u8]) -> Span {
 
 #[cfg(test)]
 mod tests {
-    use super::test_span as span_of;
+    use super::{Block, test_span as span_of};
 
     #[test]
     fn cut_write_read_round_trip() {
@@ -139,6 +218,26 @@ mod tests {
         assert!(span.cut(0, 9).overlaps(span.cut(8, 8)));
         assert!(!span.cut(0, 8).overlaps(span.cut(8, 8)));
         assert!(!span.cut(4, 0).overlaps(span));
+    }
+
+    #[test]
+    fn two_spans_cross_a_socket_in_one_call_and_an_empty_socket_says_so() {
+        use std::os::fd::AsFd;
+        let (left, right) = std::os::unix::net::UnixStream::pair().unwrap();
+        let block = Block::new(16);
+        let all = block.span();
+        all.write(b"abcdefgh");
+        assert_eq!(all.cut(4, 4).write_two_to_fd(all.cut(0, 4), left.as_fd()), Ok(8));
+        assert_eq!(all.cut(8, 3).read_two_from_fd(all.cut(11, 5), right.as_fd()), Ok(8));
+        let mut back = [0; 8];
+        all.from(8).read(&mut back);
+        assert_eq!(&back, b"efghabcd");
+        assert_eq!(all.read_from_fd(right.as_fd()), Err(Errno::EAGAIN));
+        assert_eq!(all.cut(0, 2).write_to_fd(left.as_fd()), Ok(2));
+        assert_eq!(all.read_from_fd(right.as_fd()), Ok(2));
+        drop(left);
+        assert_eq!(all.read_from_fd(right.as_fd()), Ok(0));
+        assert_eq!(all.write_to_fd(right.as_fd()), Err(Errno::EPIPE));
     }
 
     #[test]

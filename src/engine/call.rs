@@ -44,9 +44,9 @@ pub struct Call {
 }
 
 /// Bytes that a call needs at each end, after its counts were found possible.
-struct Sizes {
-    input_bytes: usize,
-    output_bytes: usize,
+pub(crate) struct Sizes {
+    pub(crate) input_bytes: usize,
+    pub(crate) output_bytes: usize,
 }
 
 impl Call {
@@ -91,7 +91,8 @@ impl Call {
         self.in_place(me)
     }
 
-    fn sizes(&self, me: Rank, world: usize) -> Result<Sizes> {
+    /// Bytes that rank `me` of `world` needs at each end.
+    pub(crate) fn sizes(&self, me: Rank, world: usize) -> Result<Sizes> {
         let too_big = || Error::invalid(format!("{}: {:?} of {} overflows", self.collective, self.counts, self.dtype));
         let bytes = |count: usize| count.checked_mul(self.dtype.size_bytes()).filter(|&b| b <= isize::MAX as usize);
         let sum = |counts: &[usize]| counts.iter().try_fold(0usize, |total, &count| total.checked_add(count));
@@ -139,6 +140,25 @@ impl Call {
             Collective::SendRecv => (at_root(block), if self.peer == me { block } else { 0 }),
         };
         Ok(Sizes { input_bytes, output_bytes })
+    }
+
+    /// Bytes of the vector, or of all blocks together; 0 where only pairs of ranks know. The same on every rank.
+    pub(crate) fn vector_bytes(&self, world: usize) -> usize {
+        use Collective::*;
+        let count = match &self.counts {
+            Counts::Even(count) => match self.collective {
+                ReduceScatter | AllGather | Gather | Scatter | AllToAll => count * world,
+                _ => *count,
+            },
+            Counts::Blocks(counts) => counts.iter().sum(),
+            Counts::Exchange { .. } => 0,
+        };
+        count * self.dtype.size_bytes()
+    }
+
+    /// Every pair of ranks has its own count.
+    pub(crate) fn is_exchange(&self) -> bool {
+        matches!(self.counts, Counts::Exchange { .. })
     }
 
     fn expect_len(&self, what: &str, len: usize, world: usize) -> Result<()> {
@@ -191,7 +211,6 @@ mod tests {
     use super::*;
 
     fn call(collective: Collective, count: usize, data: &mut [f32], split: (usize, usize)) -> Call {
-        // SAFETY is not needed here: spans are only compared, made from a slice through the safe test helper below.
         let whole = crate::memory::test_span(bytemuck::cast_slice_mut(data));
         Call {
             collective,

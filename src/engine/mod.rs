@@ -1,1 +1,29 @@
-//! Not written yet.
+//! The engine binds a program to memory and links and moves it to its end.
+//!
+//! ```text
+//!   Call ──validate──> Submission ──admit──> Task { Plan, Layout, buffers, Progress }
+//!                                               │  poll: every op as far as its watermarks, links and fences allow
+//!   driver (whoever waits) ── turns ──> Lane ───┤
+//!                                               └─> Completion
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod call;
+mod completion;
+mod driver;
+pub mod fate;
+mod lane;
+mod layout;
+mod local;
+mod plan;
+pub mod port;
+mod progress;
+mod task;
+
+pub use call::{Call, Counts};
+pub(crate) use completion::Completion;
+pub use driver::Reporter;
+pub(crate) use driver::{Engine, Patience};
+pub use fate::Fate;
+pub(crate) use lane::{Lane, Settings};
+pub use port::Connector;

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::schedule::catalogue::{self, Algorithm, Shape};
-use crate::schedule::hazards::{Order, hazards, resolve};
+use crate::schedule::hazards::{Hazards, hazards, resolve};
 use crate::schedule::{Op, Port, Program};
 use crate::types::Rank;
 use std::collections::HashMap;
@@ -31,7 +31,7 @@ pub(crate) struct Run {
 pub(crate) struct Plan {
     pub(crate) algorithm: Algorithm,
     pub(crate) program: Program,
-    pub(crate) order: Vec<Order>,
+    pub(crate) order: Hazards,
     /// One entry per link end.
     pub(crate) runs: Vec<Run>,
     /// Copies, reductions, signals and waits, in order.
@@ -47,7 +47,7 @@ pub(crate) struct Plan {
 impl Plan {
     fn new(algorithm: Algorithm, shape: &Shape, me: Rank) -> Option<Plan> {
         let program = resolve(&catalogue::program(algorithm, shape, me)?, shape.in_place);
-        let order = hazards(&program.ops, shape.in_place);
+        let order = hazards(&program, shape.in_place);
         let mut runs: Vec<Run> = Vec::new();
         let mut local = Vec::new();
         for (index, op) in program.ops.iter().enumerate() {
@@ -77,7 +77,7 @@ impl Plan {
     }
 
     /// True when ranks of the host order themselves by signals in it.
-    pub(crate) fn signals(&self) -> bool {
+    pub(crate) fn uses_signals(&self) -> bool {
         self.signals > 0
     }
 }

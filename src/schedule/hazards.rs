@@ -153,6 +153,24 @@ pub fn each_access(op: &Op, mut visit: impl FnMut(Loc, bool)) {
     }
 }
 
+/// Calls `change` with every location an op touches.
+pub(super) fn each_loc_mut(op: &mut Op, mut change: impl FnMut(&mut Loc)) {
+    match op {
+        Op::Send { from, .. } => change(from),
+        Op::Recv { into, .. } => change(into),
+        Op::RecvReduce { with, into, .. } => {
+            change(with);
+            change(into);
+        }
+        Op::Copy { from, into } => {
+            change(from);
+            into.iter_mut().for_each(change);
+        }
+        Op::Reduce { from, into, .. } => from.iter_mut().chain(into).for_each(change),
+        Op::Signal | Op::Wait { .. } => {}
+    }
+}
+
 fn edge(op: u32, before: u32) -> u64 {
     u64::from(op) << 32 | u64::from(before)
 }

@@ -1,6 +1,6 @@
 //! A collective is data: a pure function writes each rank's [`Program`], a short list of [`Op`]s. Everything else reads
 //! it: the engine runs it, the checker proves it, the cost model times it, `Display` prints it. Nothing outside this
-//! module knows what a ring is.
+//! module knows what a ring is. [`catalogue`] lists the algorithms and says which does what.
 //!
 //! # What a program means
 //!
@@ -31,7 +31,34 @@
 //! for every interleaving, and more link capacity never hurts (Kahn 1974; Siegel and Avrunin 2003).
 #![forbid(unsafe_code)]
 
+pub mod catalogue;
+pub mod check;
+pub mod contract;
+pub mod cost;
+pub mod display;
 pub mod hazards;
+
+mod binomial;
+mod chain;
+mod direct;
+mod dissemination;
+mod draft;
+mod hierarchy;
+mod links;
+mod machine;
+mod mapped;
+mod one_shot;
+mod pairwise;
+mod pat;
+mod recursive_doubling;
+mod ring;
+mod staged;
+mod tree;
+
+#[cfg(test)]
+mod check_tests;
+
+pub use catalogue::{Algorithm, Shape, candidates, honours_rank_order, program};
 
 use crate::types::Rank;
 
@@ -170,9 +197,9 @@ pub struct Program {
     pub rank: Rank,
     /// How many chunks the buffers are cut into.
     pub chunks: u32,
-    /// How many staging slots it uses.
+    /// How many staging slots the call uses; the same number on every rank, so that all cut the same rounds.
     pub stage_slots: u32,
-    /// How many private slots it uses.
+    /// How many private slots the call uses; the same number on every rank, whether this one needs them all or not.
     pub scratch_slots: u32,
     /// The ops, in program order.
     pub ops: Vec<Op>,

@@ -1,0 +1,254 @@
+//! What travels between a rank and the root once the handshake has proved both: frames of one message each.
+//!
+//! ```text
+//!   len_bytes: u32 little-endian | epoch, message (postcard)        len_bytes <= MAX_FRAME_BYTES
+//! ```
+//!
+//! Every frame carries the epoch (the membership generation) it belongs to. Today there is one, 0; frames of another are
+//! skipped, so that a rank that slept through a change of membership can do no harm.
+#![forbid(unsafe_code)]
+
+use crate::error::{Error, Result, Signature};
+use crate::types::Rank;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+
+/// The only membership generation so far.
+pub(super) const EPOCH: u32 = 0;
+/// Version of the messages below; both ends of a connection must have the same.
+pub(super) const CONTROL_VERSION: u16 = 1;
+/// What one rank may contribute to an exchange.
+pub const MAX_CONTRIBUTION_BYTES: usize = 1 << 20;
+/// Largest frame that is believed.
+pub(super) const MAX_FRAME_BYTES: usize = 4 << 20;
+/// Largest world that is believed.
+pub(super) const MAX_WORLD: usize = 1 << 20;
+
+const LENGTH_BYTES: usize = 4;
+
+/// The first words of a rank, inside the handshake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Hello {
+    /// [`CONTROL_VERSION`] of the rank.
+    pub version: u16,
+    /// Which job it belongs to.
+    pub job: [u8; 16],
+    /// Who it is.
+    pub rank: Rank,
+    /// How many ranks it expects.
+    pub world: usize,
+    /// The process it lives in ([`crate::topology::detect::process_id`]).
+    pub process: u64,
+    /// Drawn for this join: a second connection with the same nonce is the same rank trying again.
+    pub nonce: u64,
+    /// How long its join may take in all.
+    pub timeout_ms: u64,
+    /// How much of that is left.
+    pub remaining_ms: u64,
+}
+
+/// Why the root does not let a rank in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Refusal {
+    /// Another root may be the right one: this one serves another job, or a job that is already complete.
+    NotHere(String),
+    /// The rank is wrong wherever it goes.
+    Wrong(String),
+}
+
+/// The exchange that a tag and a list of members name; every member derives it alike.
+pub(super) type ExchangeId = [u8; 16];
+
+/// What a rank tells the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum ToRoot {
+    /// Its part of an exchange among `members`.
+    Contribute { exchange: ExchangeId, members: Vec<Rank>, bytes: Vec<u8> },
+    /// Its deadline for that exchange has passed.
+    GiveUp { exchange: ExchangeId },
+    /// A communicator failed.
+    Revoke { comm: u64, error: Error },
+    /// It has been waiting for a while inside this call.
+    Stalled { comm: u64, rank: Rank, signature: Signature },
+    /// It found a data link to that rank broken.
+    Lost { rank: Rank, what: String },
+    /// It leaves in good order; nothing follows.
+    Bye,
+}
+
+/// What the root tells a rank.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum FromRoot {
+    /// Go away.
+    Refused(Refusal),
+    /// Everybody is here. `beside_root` are the ranks in the root's own process: they die with it.
+    Start { beside_root: Vec<Rank> },
+    /// The join, and with it the job, has failed.
+    Failed { error: Error },
+    /// What the `index`-th member contributed to an exchange. Parts come when all are there.
+    Part { exchange: ExchangeId, index: usize, bytes: Vec<u8> },
+    /// An exchange will not complete.
+    ExchangeFailed { exchange: ExchangeId, error: ExchangeError },
+    /// A communicator failed.
+    Revoked { comm: u64, error: Error },
+    /// A rank is gone without a goodbye.
+    Lost { rank: Rank, what: String },
+    /// A rank left in good order.
+    Left { rank: Rank },
+}
+
+/// Why an exchange failed, the same for all its members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum ExchangeError {
+    /// The deadline of one member passed; these had not contributed.
+    Late { missing: Vec<Rank> },
+    /// This member can no longer contribute.
+    Gone { rank: Rank, what: String },
+}
+
+/// One message as it goes over the wire.
+pub(super) fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
+    let unencodable =
+        |error: postcard::Error| Error::invalid(format!("a control message that cannot be encoded: {error}"));
+    let mut frame = postcard::to_extend(&(EPOCH, message), vec![0; LENGTH_BYTES]).map_err(unencodable)?;
+    let len_bytes = frame.len() - LENGTH_BYTES;
+    if len_bytes > MAX_FRAME_BYTES {
+        return Err(Error::invalid(format!(
+            "a control message of {len_bytes} bytes; at most {MAX_FRAME_BYTES} make a frame"
+        )));
+    }
+    frame[..LENGTH_BYTES].copy_from_slice(&(len_bytes as u32).to_le_bytes());
+    Ok(frame)
+}
+
+/// Bytes that arrived and are not yet a message.
+#[derive(Default)]
+pub(super) struct Inbox {
+    bytes: Vec<u8>,
+    consumed_bytes: usize,
+}
+
+impl Inbox {
+    /// Reads once from a nonblocking stream. False at the end of the stream; `WouldBlock` is not an error but true with
+    /// nothing new.
+    pub(super) fn fill(&mut self, mut stream: &TcpStream) -> std::io::Result<bool> {
+        const READ_BYTES: usize = 64 << 10;
+        self.bytes.drain(..std::mem::take(&mut self.consumed_bytes));
+        let filled_bytes = self.bytes.len();
+        self.bytes.resize(filled_bytes + READ_BYTES, 0);
+        let outcome = stream.read(&mut self.bytes[filled_bytes..]);
+        self.bytes.truncate(filled_bytes + outcome.as_ref().copied().unwrap_or(0));
+        match outcome {
+            Ok(0) => Ok(false),
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The next whole message of this epoch. An error when the peer does not speak our language.
+    pub(super) fn next<M: DeserializeOwned>(&mut self) -> Result<Option<M>> {
+        loop {
+            let rest = &self.bytes[self.consumed_bytes..];
+            let Some((length, rest)) = rest.split_first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+            let len_bytes = u32::from_le_bytes(*length) as usize;
+            if len_bytes > MAX_FRAME_BYTES {
+                return Err(Error::bootstrap(format!("a control frame of {len_bytes} bytes makes no sense")));
+            }
+            let Some(body) = rest.get(..len_bytes) else { return Ok(None) };
+            let malformed = |_| Error::bootstrap("a control frame that makes no sense");
+            let (epoch, body) = postcard::take_from_bytes::<u32>(body).map_err(malformed)?;
+            let message = if epoch == EPOCH { Some(postcard::from_bytes(body).map_err(malformed)?) } else { None };
+            self.consumed_bytes += LENGTH_BYTES + len_bytes;
+            match message {
+                Some(message) => return Ok(Some(message)),
+                None => tracing::debug!(epoch, "a control frame of another epoch, skipped"),
+            }
+        }
+    }
+}
+
+/// Frames that wait for room in the socket. Many outboxes may hold the same frame.
+#[derive(Default)]
+pub(super) struct Outbox {
+    frames: VecDeque<Arc<Vec<u8>>>,
+    sent_bytes: usize,
+}
+
+impl Outbox {
+    pub(super) fn push(&mut self, frame: Arc<Vec<u8>>) {
+        self.frames.push_back(frame);
+    }
+
+    /// Nothing is waiting.
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Writes what a nonblocking stream takes now.
+    pub(super) fn flush(&mut self, mut stream: &TcpStream) -> std::io::Result<()> {
+        while let Some(frame) = self.frames.front() {
+            match stream.write(&frame[self.sent_bytes..]) {
+                Ok(written_bytes) => self.sent_bytes += written_bytes,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            if self.sent_bytes == frame.len() {
+                self.frames.pop_front();
+                self.sent_bytes = 0;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn decode(bytes: &[u8]) -> Result<Vec<ToRoot>> {
+        let mut inbox = Inbox { bytes: bytes.to_vec(), consumed_bytes: 0 };
+        std::iter::from_fn(|| inbox.next().transpose()).collect()
+    }
+
+    #[test]
+    fn messages_survive_and_other_epochs_are_skipped() {
+        let lost = ToRoot::Lost { rank: 3, what: "reset".into() };
+        let mut stranger = postcard::to_stdvec(&(7u32, &ToRoot::Bye)).unwrap();
+        stranger.splice(0..0, (stranger.len() as u32).to_le_bytes());
+        let bytes = [encode(&lost).unwrap(), stranger, encode(&ToRoot::Bye).unwrap()].concat();
+        assert_eq!(decode(&bytes).unwrap(), [lost, ToRoot::Bye]);
+        assert_eq!(decode(&bytes[..bytes.len() - 1]).unwrap().len(), 1, "half a frame is no message yet");
+    }
+
+    #[test]
+    fn oversized_frames_are_refused_before_they_are_read_or_sent() {
+        assert!(decode(&u32::MAX.to_le_bytes()).is_err());
+        let bytes = vec![0; MAX_FRAME_BYTES + 1];
+        assert!(encode(&ToRoot::Contribute { exchange: [0; 16], members: vec![], bytes }).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_judged_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+            let framed = [&(bytes.len() as u32).to_le_bytes()[..], &bytes].concat();
+            let _ = decode(&framed);
+            let _ = postcard::from_bytes::<Hello>(&bytes);
+            let _ = postcard::from_bytes::<FromRoot>(&bytes);
+        }
+
+        #[test]
+        fn a_contribution_survives(exchange: ExchangeId, members in proptest::collection::vec(0usize..1000, 0..20),
+                                   bytes in proptest::collection::vec(any::<u8>(), 0..500)) {
+            let message = ToRoot::Contribute { exchange, members, bytes };
+            prop_assert_eq!(decode(&encode(&message).unwrap()).unwrap(), vec![message]);
+        }
+    }
+}

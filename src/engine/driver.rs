@@ -1,0 +1,388 @@
+//! Who turns the crank. Nobody owns a communicator's lane: whichever thread needs it drives it, one at a time.
+//!
+//! ```text
+//!   blocking call     submit ──> nobody drives? drive until own call is done, then hand over
+//!                            └─> somebody drives: ring its bell, wait; take over if it leaves first
+//!   nonblocking call  submit ──> the progress thread drives while calls are in flight and nobody else does
+//! ```
+//!
+//! The caller of a blocking call thus pays no thread switch, and a nonblocking call moves on whether or not anybody waits
+//! for it. A driver without progress spins a little, yields, and then sleeps until a peer, a socket, another caller or
+//! a failure wakes it; when ranks outnumber cores it yields at once.
+#![forbid(unsafe_code)]
+
+use super::call::Call;
+use super::completion::Completion;
+use super::fate::Fate;
+use super::lane::Lane;
+use crate::error::{Error, OpId, Result, Signature};
+use crate::transport::{Interest, Sleeper};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// A call that waits longer than this without progress is reported, so that somebody may notice a mismatch.
+const STALL: Duration = Duration::from_millis(40);
+
+/// A broken link is taken at its word only after the control plane had this long to say who really failed.
+const VERDICT: Duration = Duration::from_millis(150);
+
+/// The longest sleep: deadlines are looked at between sleeps.
+const NAP: Duration = Duration::from_millis(500);
+
+/// What the engine tells the outside about the communicator's fate.
+pub trait Reporter: Send + Sync {
+    /// This rank ended the communicator: tell all.
+    fn failed(&self, error: &Error);
+    /// This rank has been waiting in this call for a while.
+    fn stalled(&self, signature: Signature);
+}
+
+/// One rank's engine for one communicator.
+pub(crate) struct Engine {
+    state: Mutex<State>,
+    changed: Condvar,
+    lane: Mutex<Drive>,
+    fate: Arc<Fate>,
+    reporter: Arc<dyn Reporter>,
+    /// Wakes the driver out of its sleep.
+    wake: Box<dyn Fn() + Send + Sync>,
+    /// Calls in `State::inbox`: lets the driver look without the lock.
+    waiting: AtomicUsize,
+}
+
+struct State {
+    inbox: VecDeque<Submission>,
+    driving: bool,
+    /// Calls submitted and not ended.
+    open: usize,
+    /// Threads that wait for `changed`.
+    followers: usize,
+    progress_thread: bool,
+    closed: bool,
+}
+
+struct Submission {
+    call: Call,
+    in_place: bool,
+    completion: Arc<Completion>,
+}
+
+/// What only the driver touches.
+struct Drive {
+    lane: Lane,
+    sleeper: Box<dyn Sleeper>,
+    interests: Vec<Interest>,
+    patience: Patience,
+}
+
+/// How long to spin and to yield before sleeping.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    spins: u32,
+    yields: u32,
+}
+
+impl Patience {
+    /// For so many ranks on so many cores.
+    pub(crate) fn new(ranks_here: usize, cores: usize) -> Patience {
+        if ranks_here <= cores { Patience { spins: 2000, yields: 50 } } else { Patience { spins: 0, yields: 100 } }
+    }
+}
+
+impl Engine {
+    pub(crate) fn new(
+        lane: Lane,
+        sleeper: Box<dyn Sleeper>,
+        patience: Patience,
+        reporter: Arc<dyn Reporter>,
+        wake: Box<dyn Fn() + Send + Sync>,
+    ) -> Arc<Engine> {
+        Arc::new(Engine {
+            fate: lane.fate.clone(),
+            lane: Mutex::new(Drive { lane, sleeper, interests: Vec::new(), patience }),
+            state: Mutex::new(State {
+                inbox: VecDeque::new(),
+                driving: false,
+                open: 0,
+                followers: 0,
+                progress_thread: false,
+                closed: false,
+            }),
+            changed: Condvar::new(),
+            reporter,
+            wake,
+            waiting: AtomicUsize::new(0),
+        })
+    }
+
+    /// Runs a validated call to its end on this thread.
+    pub(crate) fn run(&self, call: Call, in_place: bool) -> Result<()> {
+        self.fate.check()?;
+        let completion = Arc::new(Completion::default());
+        let state = self.submit(Submission { call, in_place, completion: completion.clone() });
+        if state.driving {
+            (self.wake)();
+        }
+        self.follow(state, &completion)
+    }
+
+    /// Starts a validated call; the progress thread sees to it.
+    pub(crate) fn start(self: &Arc<Self>, call: Call, in_place: bool) -> Result<Arc<Completion>> {
+        self.fate.check()?;
+        let completion = Arc::new(Completion::default());
+        let mut state = self.submit(Submission { call, in_place, completion: completion.clone() });
+        if !state.progress_thread {
+            state.progress_thread = true;
+            let engine = self.clone();
+            let spawned = std::thread::Builder::new().name("roundel-progress".into()).spawn(move || engine.progress());
+            if let Err(error) = spawned {
+                state.progress_thread = false;
+                state.inbox.pop_back();
+                state.open -= 1;
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                return Err(Error::system("starting the progress thread", error));
+            }
+        }
+        if state.driving { (self.wake)() } else { self.changed.notify_all() }
+        Ok(completion)
+    }
+
+    /// Waits for a started call.
+    pub(crate) fn wait(&self, completion: &Completion) -> Result<()> {
+        self.follow(self.lock(), completion)
+    }
+
+    /// Ends the progress thread once nothing is in flight.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Plans and settings, for `explain`.
+    pub(crate) fn with_lane<R>(&self, look: impl FnOnce(&mut Lane) -> R) -> R {
+        let mut drive = self.lane.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        look(&mut drive.lane)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn submit(&self, submission: Submission) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        state.inbox.push_back(submission);
+        state.open += 1;
+        // Relaxed: only a hint to look at the inbox, which the lock guards.
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        state
+    }
+
+    /// Until `completion` has its outcome: drive when nobody does, else wait.
+    fn follow<'a>(&'a self, mut state: MutexGuard<'a, State>, completion: &Completion) -> Result<()> {
+        loop {
+            if let Some(outcome) = completion.outcome() {
+                return outcome.clone();
+            }
+            if state.driving {
+                state = self.wait_for_change(state);
+            } else {
+                state = self.take_the_crank(state, || completion.outcome().is_some());
+            }
+        }
+    }
+
+    fn wait_for_change<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.followers += 1;
+        let mut state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+        state.followers -= 1;
+        state
+    }
+
+    fn take_the_crank<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        enough: impl Fn() -> bool,
+    ) -> MutexGuard<'a, State> {
+        state.driving = true;
+        drop(state);
+        self.drive(enough);
+        let mut state = self.lock();
+        state.driving = false;
+        if state.followers > 0 {
+            self.changed.notify_all();
+        }
+        state
+    }
+
+    /// The progress thread: drives while calls are in flight and no caller does.
+    fn progress(self: Arc<Self>) {
+        let mut state = self.lock();
+        while !(state.closed && state.open == 0) {
+            state = if state.driving || state.open == 0 {
+                self.wait_for_change(state)
+            } else {
+                self.take_the_crank(state, || self.lock().open == 0)
+            };
+        }
+    }
+
+    /// Turns the crank until `enough`. Only the thread that set `driving` is here.
+    fn drive(&self, enough: impl Fn() -> bool) {
+        let mut guard = self.lane.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let drive = &mut *guard;
+        let mut idle = 0;
+        let mut idle_since: Option<Instant> = None;
+        loop {
+            self.admit(&mut drive.lane);
+            let moved = match self.fate.check().and_then(|()| drive.lane.poll()) {
+                Ok(moved) => moved,
+                Err(error) => {
+                    self.fail(&mut drive.lane, error);
+                    true
+                }
+            };
+            if moved {
+                self.settle(&drive.lane);
+            }
+            if enough() {
+                return;
+            }
+            if moved {
+                (idle, idle_since) = (0, None);
+                continue;
+            }
+            idle += 1;
+            let Patience { spins, yields } = drive.patience;
+            if idle <= spins {
+                std::hint::spin_loop();
+            } else if idle <= spins + yields {
+                std::thread::yield_now();
+            } else {
+                let since = *idle_since.get_or_insert_with(Instant::now);
+                if let Err(error) = self.look_around(&mut drive.lane, since) {
+                    self.fail(&mut drive.lane, error);
+                    self.settle(&drive.lane);
+                } else if let Err(error) = self.sleep(drive, since) {
+                    self.fail(&mut drive.lane, error);
+                    self.settle(&drive.lane);
+                }
+            }
+        }
+    }
+
+    /// Takes submitted calls into the lane, in order.
+    fn admit(&self, lane: &mut Lane) {
+        // Relaxed: a hint; a submission that is missed rings the bell or is found on the next turn.
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut refused = Vec::new();
+        {
+            let mut state = self.lock();
+            while let Some(Submission { call, in_place, completion }) = state.inbox.pop_front() {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                if let Err(error) = lane.admit(call, in_place, completion.clone()) {
+                    refused.push((completion, error));
+                }
+            }
+        }
+        for (completion, error) in refused {
+            completion.finish(Err(error));
+        }
+        self.settle(lane);
+    }
+
+    /// Counts the calls that have ended and tells those who wait for them.
+    fn settle(&self, lane: &Lane) {
+        let mut state = self.lock();
+        let open = lane.in_flight() + state.inbox.len();
+        if open < state.open {
+            state.open = open;
+            if state.followers > 0 {
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    /// After a while without progress: deadlines, peers that left, calls that nobody else has made.
+    fn look_around(&self, lane: &mut Lane, idle_since: Instant) -> Result<()> {
+        let waiting_for = lane.waiting_for();
+        let gone: Vec<_> = waiting_for.iter().copied().filter(|&rank| self.fate.has_left(rank)).collect();
+        if !gone.is_empty() && !lane.poll()? {
+            // What they sent before they left has been read by now: nothing more will come.
+            let still: Vec<_> = lane.waiting_for().into_iter().filter(|rank| gone.contains(rank)).collect();
+            if !still.is_empty() {
+                let what = "left the communicator".into();
+                return Err(Error::PeerLost { suspects: still, what, during: None });
+            }
+        }
+        let now = Instant::now();
+        let mut stalled = None;
+        for task in lane.tasks() {
+            let waited = now - task.started;
+            if waited > task.timeout {
+                let during: Option<OpId> = Some(task.op);
+                return Err(Error::Timeout { waiting_for, after: waited, during });
+            }
+            if now - idle_since > STALL && !task.stall_reported {
+                task.stall_reported = true;
+                stalled.get_or_insert(task.signature);
+            }
+        }
+        if let Some(signature) = stalled {
+            self.reporter.stalled(signature);
+        }
+        Ok(())
+    }
+
+    fn sleep(&self, drive: &mut Drive, idle_since: Instant) -> Result<()> {
+        let Drive { lane, sleeper, interests, .. } = drive;
+        lane.interests(interests);
+        // Wake up in time to report a stall, then seldom.
+        let nap = STALL.saturating_sub(idle_since.elapsed()) + Duration::from_millis(1);
+        let nap = if idle_since.elapsed() > STALL { NAP.min(lane.time_left()) } else { nap };
+        let mut outcome = Ok(());
+        sleeper.sleep(interests, nap, &mut || {
+            // Relaxed: a submitter that came too late for this look rings the bell.
+            if self.waiting.load(Ordering::Relaxed) > 0 || self.fate.check().is_err() {
+                return true;
+            }
+            lane.poll().unwrap_or_else(|error| {
+                outcome = Err(error);
+                true
+            })
+        })?;
+        self.settle(lane);
+        outcome
+    }
+
+    /// Ends the communicator on this rank and tells everybody.
+    fn fail(&self, lane: &mut Lane, error: Error) {
+        let error = match error {
+            Error::PeerLost { .. } | Error::Aborted { .. } => self.verdict(error),
+            other => other,
+        };
+        let first = self.fate.fail(error);
+        let error = self.fate.check().expect_err("it has just failed");
+        if first {
+            tracing::error!("{error}");
+            self.reporter.failed(&error);
+        }
+        lane.fail(&error);
+    }
+
+    /// The end of a link says only that a neighbour is gone, perhaps because of somebody else's death: the control plane
+    /// knows who was first, and gets a moment to say so.
+    fn verdict(&self, error: Error) -> Error {
+        let deadline = Instant::now() + VERDICT;
+        while Instant::now() < deadline {
+            if let Err(known) = self.fate.check() {
+                return known;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        error
+    }
+}

@@ -1,0 +1,316 @@
+//! One call in flight: its plan, its geometry, its buffers, and how far every op has come.
+#![forbid(unsafe_code)]
+
+use super::call::{Call, Counts};
+use super::completion::Completion;
+use super::layout::{Layout, Round};
+use super::plan::{Plan, Way};
+use super::port::{Greeting, Header};
+use super::progress::Progress;
+use crate::device::host::Fold;
+use crate::error::{OpId, Signature};
+use crate::memory::{Block, Span};
+use crate::schedule::{Loc, Op, Space};
+use crate::types::{Collective, DType, Rank, ReduceOp};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Ops of a run that are done, and the header before them.
+#[derive(Debug)]
+pub(super) struct RunState {
+    pub(super) link: usize,
+    pub(super) next: usize,
+    pub(super) greeting: Greeting,
+}
+
+/// The memory that the locs of a program stand for.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    pub(super) input: Span,
+    pub(super) output: Span,
+    /// Base addresses of the neighbours' input and output, by rank, where the program reaches into them.
+    pub(super) peers: Vec<(Span, Span)>,
+    /// Staging areas of the host's ranks, by rank.
+    pub(super) stages: Vec<Span>,
+    /// Private slots.
+    pub(super) scratch: Span,
+    /// Keeps `scratch` and a scaled input alive.
+    pub(super) owned: Vec<Block>,
+}
+
+/// Where a task stands with the other ranks of its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// Has not announced itself.
+    Fresh,
+    /// Has announced itself and read so many of the others' messages.
+    Announced(usize),
+    /// All agree.
+    Agreed,
+}
+
+/// A call in flight.
+pub(super) struct Task {
+    pub(super) plan: Arc<Plan>,
+    pub(super) layout: Layout,
+    pub(super) rounds: u32,
+    pub(super) round: Round,
+    pub(super) fold: Fold,
+    pub(super) signature: Signature,
+    pub(super) op: OpId,
+    pub(super) me: Rank,
+    pub(super) buffers: Buffers,
+    pub(super) slot_bytes: usize,
+    pub(super) runs: Vec<RunState>,
+    pub(super) local_next: usize,
+    pub(super) progress: Progress,
+    pub(super) entry: Entry,
+    /// The signal word's value before this task's first signal.
+    pub(super) signal_base: Option<u64>,
+    /// Which stage half and message it uses.
+    pub(super) parity: usize,
+    /// This rank's input and output coincide.
+    pub(super) in_place: bool,
+    /// Inside its neighbours' buffers.
+    pub(super) inside: bool,
+    /// The call as it was submitted, for a second try with another plan.
+    pub(super) call: Call,
+    pub(super) started: Instant,
+    pub(super) timeout: Duration,
+    pub(super) stall_reported: bool,
+    pub(super) completion: Arc<Completion>,
+}
+
+/// What `Task::new` puts together.
+pub(super) struct Parts {
+    pub(super) plan: Arc<Plan>,
+    pub(super) layout: Layout,
+    pub(super) call: Call,
+    pub(super) signature: Signature,
+    pub(super) me: Rank,
+    pub(super) world: usize,
+    /// Bytes of one staging half.
+    pub(super) stage_bytes: usize,
+    pub(super) links: Vec<usize>,
+    pub(super) timeout: Duration,
+    pub(super) in_place: bool,
+    pub(super) completion: Arc<Completion>,
+}
+
+/// Scratch slots are this large at most; together they stay within a private cache.
+const SCRATCH_SLOT_BYTES: usize = 256 << 10;
+
+impl Task {
+    pub(super) fn new(parts: Parts) -> Task {
+        let Parts { plan, layout, call, signature, me, world, stage_bytes, links, timeout, in_place, completion } = parts;
+        let (slot_bytes, round) = slots(&plan, &layout, stage_bytes);
+        let rounds = round.count(layout.max_chunk_bytes());
+        let op = OpId { collective: call.collective, sequence: signature.sequence };
+        // A pre-multiplied sum was multiplied on submission; here it is a sum.
+        let reduction = match call.op {
+            Some(ReduceOp::PreMulSum(_)) | None => ReduceOp::Sum,
+            Some(op) => op,
+        };
+        let mut task = Task {
+            rounds,
+            round,
+            fold: Fold { dtype: call.dtype, op: reduction, world: world as u32 },
+            signature,
+            op,
+            me,
+            buffers: Buffers {
+                input: call.input,
+                output: call.output,
+                peers: Vec::new(),
+                stages: Vec::new(),
+                scratch: Span::EMPTY,
+                owned: Vec::new(),
+            },
+            slot_bytes,
+            runs: Vec::new(),
+            local_next: 0,
+            progress: Progress::new(plan.program.ops.len()),
+            entry: Entry::Fresh,
+            signal_base: None,
+            parity: 0,
+            in_place,
+            inside: false,
+            started: Instant::now(),
+            timeout,
+            stall_reported: false,
+            completion,
+            call,
+            layout,
+            plan,
+        };
+        task.runs = task.greetings(links);
+        task
+    }
+
+    /// Puts another plan in place of the first one, before any data moved.
+    pub(super) fn replan(&mut self, plan: Arc<Plan>, layout: Layout, stage_bytes: usize) {
+        debug_assert!(plan.runs.is_empty(), "only programs of one host are planned again");
+        let (slot_bytes, round) = slots(&plan, &layout, stage_bytes);
+        (self.slot_bytes, self.round) = (slot_bytes, round);
+        self.rounds = round.count(layout.max_chunk_bytes());
+        (self.layout, self.plan) = (layout, plan);
+        self.restart();
+    }
+
+    fn restart(&mut self) {
+        self.progress.reset(self.plan.program.ops.len());
+        self.local_next = 0;
+        for run in &mut self.runs {
+            run.next = 0;
+        }
+    }
+
+    /// One header per link end: it says how many bytes all rounds together move there.
+    fn greetings(&self, links: Vec<usize>) -> Vec<RunState> {
+        let ops = &self.plan.program.ops;
+        let states = self.plan.runs.iter().zip(links).map(|(run, link)| {
+            let bytes: usize = run.ops.iter().map(|&op| self.layout.chunk(measured(&ops[op as usize])).len_bytes).sum();
+            let header = Header::new(self.signature, bytes as u64);
+            let greeting = match run.way {
+                Way::Out => Greeting::to_send(header),
+                Way::In => Greeting::to_receive(header),
+            };
+            RunState { link, next: 0, greeting }
+        });
+        states.collect()
+    }
+
+    /// Bytes that an op moves in this round.
+    pub(super) fn len_bytes(&self, op: usize) -> usize {
+        match &self.plan.program.ops[op] {
+            Op::Signal | Op::Wait { .. } => 0,
+            op => self.layout.piece(measured(op), self.round).len_bytes,
+        }
+    }
+
+    /// The memory behind a loc in this round, from its `skip_bytes`-th byte on.
+    pub(super) fn span(&self, loc: Loc, skip_bytes: usize, len_bytes: usize) -> Span {
+        let (base, offset) = match loc.space {
+            Space::Stage => (self.buffers.stages[loc.rank], loc.slot as usize * self.slot_bytes),
+            Space::Scratch => (self.buffers.scratch, loc.slot as usize * self.slot_bytes),
+            Space::Input | Space::Output => {
+                let (input, output) = if loc.rank == self.me {
+                    (self.buffers.input, self.buffers.output)
+                } else {
+                    self.buffers.peers[loc.rank]
+                };
+                let base = if loc.space == Space::Input { input } else { output };
+                (base, self.layout.piece(loc, self.round).offset_bytes)
+            }
+        };
+        base.cut(offset + skip_bytes, len_bytes)
+    }
+
+    /// How far an op of this length may go now, as [`Progress::limit`] says.
+    pub(super) fn limit(&mut self, op: usize, len_bytes: usize) -> Option<usize> {
+        self.progress.limit(&self.plan.order, op, len_bytes, self.fold.dtype.size_bytes())
+    }
+
+    /// Starts the next round; false when there is none.
+    pub(super) fn next_round(&mut self) -> bool {
+        if !self.has_more_rounds() {
+            return false;
+        }
+        self.round.index += 1;
+        self.restart();
+        true
+    }
+
+    /// The value of `on`'s signal word that this wait needs.
+    pub(super) fn needed_signal(&self, signal: u32) -> u64 {
+        let base = self.signal_base.expect("a wait follows this rank's own first signal or base");
+        base + u64::from(self.round.index) * u64::from(self.plan.signals) + u64::from(signal)
+    }
+
+    /// Gives the program its private slots.
+    pub(super) fn allocate_scratch(&mut self) {
+        let slots = self.plan.program.scratch_slots as usize;
+        if slots > 0 {
+            let block = Block::new(slots * self.slot_bytes);
+            self.buffers.scratch = block.span();
+            self.buffers.owned.push(block);
+        }
+    }
+
+    pub(super) fn has_more_rounds(&self) -> bool {
+        self.round.index + 1 < self.rounds
+    }
+
+    /// Every op of every round is done, and every header has been exchanged.
+    pub(super) fn is_over(&self) -> bool {
+        self.progress.all_done() && !self.has_more_rounds() && self.runs.iter().all(|run| run.greeting.is_done())
+    }
+}
+
+/// The loc that says how long an op is: a caller's buffer where one takes part, else the slot's chunk.
+fn measured(op: &Op) -> Loc {
+    let user = |loc: &&Loc| matches!(loc.space, Space::Input | Space::Output);
+    match op {
+        Op::Send { from, .. } => *from,
+        Op::Recv { into, .. } => *into,
+        Op::RecvReduce { with, .. } => *with,
+        Op::Copy { from, into } => *std::iter::once(from).chain(into).find(user).unwrap_or(from),
+        Op::Reduce { from, into, .. } => *from.iter().chain(into).find(user).unwrap_or(&from[0]),
+        Op::Signal | Op::Wait { .. } => unreachable!("signals have no length"),
+    }
+}
+
+/// Slot size and rounds: a chunk that fits needs one round; otherwise slots are as large as they can be.
+fn slots(plan: &Plan, layout: &Layout, stage_bytes: usize) -> (usize, Round) {
+    let whole = layout.max_chunk_bytes().next_multiple_of(64).max(64);
+    let mut slot_bytes = whole;
+    if plan.stage_slots > 0 {
+        slot_bytes = slot_bytes.min(stage_bytes / plan.stage_slots as usize / 64 * 64);
+    }
+    if plan.scratch_slots > 0 {
+        slot_bytes = slot_bytes.min(SCRATCH_SLOT_BYTES);
+    }
+    if plan.stage_slots + plan.scratch_slots == 0 {
+        return (0, Round::WHOLE);
+    }
+    (slot_bytes, Round { index: 0, piece_bytes: slot_bytes })
+}
+
+/// The facts of a call that must agree, less what only the communicator knows.
+pub(super) fn signature(call: &Call, sequence: u64, epoch: u32, settings: u64) -> Signature {
+    let (count, details) = match &call.counts {
+        Counts::Even(count) => (*count as u64, settings),
+        Counts::Blocks(counts) => {
+            let total: usize = counts.iter().sum();
+            (total as u64, counts.iter().fold(settings, |hash, &count| mix(hash, count as u64)))
+        }
+        Counts::Exchange { .. } => (0, mix(settings, 1)),
+    };
+    let root = match call.collective {
+        Collective::SendRecv => call.root as u32,
+        collective if collective.has_root() => call.root as u32,
+        _ => Signature::NO_ROOT,
+    };
+    let dtype = if call.collective == Collective::Barrier { DType::U8 } else { call.dtype };
+    // In place or not is each rank's own affair, except where it changes what travels.
+    let in_place = call.collective == Collective::AllToAll && !call.input.is_empty() && call.input == call.output;
+    Signature {
+        sequence,
+        count,
+        details,
+        epoch,
+        root,
+        collective: call.collective as u8,
+        dtype: dtype as u8,
+        op: call.op.filter(|_| call.collective.reduces()).map_or(Signature::NO_OP, ReduceOp::code),
+        flags: u8::from(in_place),
+        reserved: 0,
+    }
+}
+
+/// FNV-1a over words: a fixed function, so that every rank and build computes the same.
+pub(crate) fn mix(hash: u64, word: u64) -> u64 {
+    word.to_le_bytes().iter().fold(hash ^ 0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

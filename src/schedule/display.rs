@@ -1,0 +1,2 @@
+//! Programs as text.
+#![forbid(unsafe_code)]

@@ -1,0 +1,431 @@
+//! Runs the programs of all ranks in memory, without data: the one interpreter behind the checker and the cost model.
+//!
+//! Every rank is a few *ports*, and each port is a queue of ops in program order of which only the first may move: one
+//! per outgoing link, one per incoming link, and one for what happens on the rank itself (`Copy`, `Reduce`, `Signal`,
+//! `Wait`). One step is one slice of one op. A slice may move when everything it stays behind is past that slice, when
+//! its fence is done, and when the link has room (to send) or holds something (to receive).
+//!
+//! ```text
+//!   rank 0                                       rank 1
+//!   tx to 1    Send Send Send   --> [ link ] -->  rx from 0   Recv RecvReduce
+//!   local      Copy Signal Wait                   local       Wait Copy
+//! ```
+//!
+//! What a step *means* is told by a [`Watch`]: symbolic values for the proof, a clock for the cost. Steps come in an
+//! order that a real run could have had; which one does not matter (see the module docs of [`super`]).
+#![forbid(unsafe_code)]
+
+use super::hazards::{Fence, Hazards, hazards, resolve};
+use super::{Op, Port, Program};
+use crate::types::Rank;
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+/// How finely data is cut, and how much of it a link holds. One slice in a link is the hard case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Slices that one link holds.
+    pub link_slices: u32,
+    /// Slices that make one chunk.
+    pub chunk_slices: u32,
+}
+
+impl Capacity {
+    /// Links that hold one slice, chunks of one slice.
+    pub const LEAST: Capacity = Capacity { link_slices: 1, chunk_slices: 1 };
+}
+
+/// One slice of one op moves.
+pub(super) struct Step<'a> {
+    pub rank: Rank,
+    /// The op's number among the ops of all ranks.
+    pub id: usize,
+    /// The op's number in its rank's program.
+    pub index: usize,
+    pub op: &'a Op,
+    pub slice: usize,
+    /// Numbers (as `id`) of the ops it stays behind.
+    pub behind: &'a [u32],
+    pub offset: usize,
+    pub fence: Fence,
+    /// The cell of the link that the slice enters or leaves. Meaningless where no link is involved.
+    pub cell: usize,
+    /// The queue that the op is in.
+    pub port: usize,
+}
+
+impl Step<'_> {
+    /// The ops, by `id`, that this one stays behind.
+    pub fn before(&self) -> impl Iterator<Item = usize> + '_ {
+        self.behind.iter().map(|&index| self.offset + index as usize)
+    }
+
+    /// The `Wait`, by `id`, that this one follows.
+    pub fn fence_id(&self) -> Option<usize> {
+        match self.fence {
+            Fence::After(wait) => Some(self.offset + wait as usize),
+            Fence::Free | Fence::AfterAll => None,
+        }
+    }
+}
+
+/// Gives steps a meaning.
+pub(super) trait Watch {
+    /// What ends the run early.
+    type Stop;
+    /// In which order ports get their turn.
+    type Agenda: Agenda;
+
+    /// A step happens. Says when it is over, for agendas that care.
+    fn happens(&mut self, step: &Step<'_>) -> Result<u64, Self::Stop>;
+}
+
+/// The ports that may be able to move.
+pub(super) trait Agenda: Default {
+    /// `port` may be able to move, from `time` on.
+    fn push(&mut self, port: u32, time: u64);
+    /// Whose turn it is.
+    fn pop(&mut self) -> Option<(u32, u64)>;
+}
+
+/// Whoever was woken last, first: the quickest, where time plays no part.
+impl Agenda for Vec<u32> {
+    fn push(&mut self, port: u32, _: u64) {
+        Vec::push(self, port);
+    }
+
+    fn pop(&mut self) -> Option<(u32, u64)> {
+        Vec::pop(self).map(|port| (port, 0))
+    }
+}
+
+/// Whoever can start earliest, first: a discrete event simulation.
+impl Agenda for BinaryHeap<Reverse<(u64, u32)>> {
+    fn push(&mut self, port: u32, time: u64) {
+        BinaryHeap::push(self, Reverse((time, port)));
+    }
+
+    fn pop(&mut self) -> Option<(u32, u64)> {
+        BinaryHeap::pop(self).map(|Reverse((time, port))| (port, time))
+    }
+}
+
+/// How a run that did not reach its end looks.
+pub(super) enum Halt<S> {
+    /// The watch stopped it.
+    Stopped(S),
+    /// These (rank, op) are first in their ports and can never move.
+    Stuck(Vec<(Rank, usize)>),
+    /// The link from the first to the second rank still holds slices.
+    Unread(Rank, Rank),
+}
+
+const NONE: u32 = u32::MAX;
+
+/// The programs, resolved and unrolled, with everything derived from them that a run needs.
+pub(super) struct Machine<'a> {
+    pub programs: Vec<Cow<'a, Program>>,
+    pub capacity: Capacity,
+    /// The number of each rank's first op, and the number of ops at the end.
+    pub first: Vec<usize>,
+    hazards: Vec<Hazards>,
+    /// Per op: its port, and the next op in that port.
+    port_of: Vec<u32>,
+    next_in_port: Vec<u32>,
+    /// Per port: its first op. Ports are: one per rank, then two (tx, rx) per link.
+    heads: Vec<u32>,
+    links: Vec<(Rank, Rank)>,
+}
+
+impl<'a> Machine<'a> {
+    /// Prepares a run of `rounds` rounds. Programs must be well formed (see `check`).
+    pub fn new(programs: &'a [Program], in_place: &[bool], capacity: Capacity, rounds: u32) -> Machine<'a> {
+        let programs: Vec<Cow<'a, Program>> = programs
+            .iter()
+            .zip(in_place)
+            .map(|(program, &in_place)| {
+                let copies = program.ops.iter().any(|op| matches!(op, Op::Copy { .. }));
+                let resolved = if copies { Cow::Owned(resolve(program, in_place)) } else { Cow::Borrowed(program) };
+                if rounds > 1 { Cow::Owned(unroll(&resolved, rounds)) } else { resolved }
+            })
+            .collect();
+        let hazards =
+            programs.iter().zip(in_place).map(|(program, &in_place)| hazards(program, in_place)).collect::<Vec<_>>();
+        let mut machine = Machine {
+            capacity,
+            first: Vec::with_capacity(programs.len() + 1),
+            hazards,
+            port_of: Vec::new(),
+            next_in_port: Vec::new(),
+            heads: vec![NONE; programs.len()],
+            links: Vec::new(),
+            programs: Vec::new(),
+        };
+        machine.sort_into_ports(&programs);
+        machine.programs = programs;
+        machine
+    }
+
+    fn sort_into_ports(&mut self, programs: &[Cow<'_, Program>]) {
+        let total: usize = programs.iter().map(|program| program.ops.len()).sum();
+        self.port_of.reserve(total);
+        self.next_in_port = vec![NONE; total];
+        let world = programs.len();
+        let mut tails = vec![NONE; world];
+        let mut link_numbers: HashMap<(Rank, Rank, u8), usize> = HashMap::new();
+        for (rank, program) in programs.iter().enumerate() {
+            self.first.push(self.port_of.len());
+            for op in &program.ops {
+                let mut link = |from: Rank, to: Rank, channel: u8| {
+                    *link_numbers.entry((from, to, channel)).or_insert_with(|| {
+                        self.links.push((from, to));
+                        self.heads.extend([NONE; 2]);
+                        tails.extend([NONE; 2]);
+                        self.links.len() - 1
+                    })
+                };
+                let port = match *op {
+                    Op::Send { to: Port { peer, channel }, .. } => world + 2 * link(rank, peer, channel),
+                    Op::Recv { from: Port { peer, channel }, .. }
+                    | Op::RecvReduce { from: Port { peer, channel }, .. } => world + 2 * link(peer, rank, channel) + 1,
+                    Op::Copy { .. } | Op::Reduce { .. } | Op::Signal | Op::Wait { .. } => rank,
+                };
+                let id = self.port_of.len() as u32;
+                match tails[port] {
+                    NONE => self.heads[port] = id,
+                    tail => self.next_in_port[tail as usize] = id,
+                }
+                tails[port] = id;
+                self.port_of.push(port as u32);
+            }
+        }
+        self.first.push(total);
+    }
+
+    /// How many ports there are.
+    pub fn ports(&self) -> usize {
+        self.heads.len()
+    }
+
+    /// How many cells all links have together.
+    pub fn cells(&self) -> usize {
+        self.links.len() * self.capacity.link_slices as usize
+    }
+
+    /// How many ops all ranks have together.
+    pub fn ops(&self) -> usize {
+        self.port_of.len()
+    }
+
+    /// Runs everything to the end, or says why not.
+    pub fn run<W: Watch>(&self, watch: &mut W) -> Result<(), Halt<W::Stop>> {
+        Run::<W>::new(self).to_the_end(watch)
+    }
+}
+
+/// What changes while a machine runs.
+struct Run<'m, 'a, W: Watch> {
+    machine: &'m Machine<'a>,
+    agenda: W::Agenda,
+    heads: Vec<u32>,
+    rank_of_port: Vec<u32>,
+    /// Per op: slices done, and the first port that waits for more of them.
+    marks: Vec<u32>,
+    waiting: Vec<u32>,
+    /// Per port: the next port that waits for the same op or signal.
+    next_waiting: Vec<u32>,
+    /// Per link: slices ever entered and ever left; per port: it waits for its link.
+    entered: Vec<u32>,
+    left: Vec<u32>,
+    waits_for_link: Vec<bool>,
+    /// Per rank: ops done without a gap from the start, signals given, and who waits for the next one.
+    prefix: Vec<u32>,
+    signals: Vec<u32>,
+    listeners: Vec<u32>,
+}
+
+/// Why a port does not move.
+enum Blocked {
+    Finished,
+    OnOp(usize),
+    OnLink,
+    OnSignal(Rank),
+}
+
+impl<'m, 'a, W: Watch> Run<'m, 'a, W> {
+    fn new(machine: &'m Machine<'a>) -> Self {
+        let (world, ops, ports, links) =
+            (machine.programs.len(), machine.ops(), machine.ports(), machine.links.len());
+        let ends = machine.links.iter().flat_map(|&(from, to)| [from as u32, to as u32]);
+        Run {
+            machine,
+            agenda: W::Agenda::default(),
+            heads: machine.heads.clone(),
+            rank_of_port: (0..world as u32).chain(ends).collect(),
+            marks: vec![0; ops],
+            waiting: vec![NONE; ops],
+            next_waiting: vec![NONE; ports],
+            entered: vec![0; links],
+            left: vec![0; links],
+            waits_for_link: vec![false; ports],
+            prefix: vec![0; world],
+            signals: vec![0; world],
+            listeners: vec![NONE; world],
+        }
+    }
+
+    fn to_the_end(mut self, watch: &mut W) -> Result<(), Halt<W::Stop>> {
+        for port in (0..self.heads.len() as u32).rev() {
+            self.agenda.push(port, 0);
+        }
+        while let Some((port, time)) = self.agenda.pop() {
+            match self.obstacle(port as usize) {
+                None => {
+                    let over = self.step(port as usize, watch).map_err(Halt::Stopped)?;
+                    self.agenda.push(port, over.max(time));
+                }
+                Some(Blocked::Finished) => {}
+                Some(Blocked::OnLink) => self.waits_for_link[port as usize] = true,
+                Some(Blocked::OnOp(op)) => {
+                    self.next_waiting[port as usize] = std::mem::replace(&mut self.waiting[op], port);
+                }
+                Some(Blocked::OnSignal(rank)) => {
+                    self.next_waiting[port as usize] = std::mem::replace(&mut self.listeners[rank], port);
+                }
+            }
+        }
+        let stuck: Vec<(Rank, usize)> = (0..self.heads.len())
+            .filter(|&port| self.heads[port] != NONE)
+            .map(|port| {
+                let rank = self.rank_of_port[port] as Rank;
+                (rank, self.heads[port] as usize - self.machine.first[rank])
+            })
+            .collect();
+        if !stuck.is_empty() {
+            return Err(Halt::Stuck(stuck));
+        }
+        match (0..self.entered.len()).find(|&link| self.entered[link] != self.left[link]) {
+            Some(link) => Err(Halt::Unread(self.machine.links[link].0, self.machine.links[link].1)),
+            None => Ok(()),
+        }
+    }
+
+    /// What keeps the first op of a port from moving by a slice, if anything does.
+    fn obstacle(&mut self, port: usize) -> Option<Blocked> {
+        let machine = self.machine;
+        if self.heads[port] == NONE {
+            return Some(Blocked::Finished);
+        }
+        let id = self.heads[port] as usize;
+        let rank = self.rank_of_port[port] as Rank;
+        let first = machine.first[rank];
+        let (index, slice, slices) = (id - first, self.marks[id], machine.capacity.chunk_slices);
+        match machine.hazards[rank].fence(index) {
+            Fence::Free => {}
+            Fence::After(wait) => {
+                if self.marks[first + wait as usize] < slices {
+                    return Some(Blocked::OnOp(first + wait as usize));
+                }
+            }
+            Fence::AfterAll => {
+                let done = &mut self.prefix[rank];
+                while (*done as usize) < index && self.marks[first + *done as usize] == slices {
+                    *done += 1;
+                }
+                if (*done as usize) < index {
+                    return Some(Blocked::OnOp(first + *done as usize));
+                }
+            }
+        }
+        for &before in machine.hazards[rank].behind(index) {
+            if self.marks[first + before as usize] <= slice {
+                return Some(Blocked::OnOp(first + before as usize));
+            }
+        }
+        if let Some((link, receives)) = self.link(port) {
+            let inside = self.entered[link] - self.left[link];
+            let blocked = if receives { inside == 0 } else { inside == machine.capacity.link_slices };
+            return blocked.then_some(Blocked::OnLink);
+        }
+        match machine.programs[rank].ops[index] {
+            Op::Wait { on, signal } if self.signals[on] < signal => Some(Blocked::OnSignal(on)),
+            _ => None,
+        }
+    }
+
+    /// Moves the first op of a port by a slice and wakes whoever may now move.
+    fn step(&mut self, port: usize, watch: &mut W) -> Result<u64, W::Stop> {
+        let machine = self.machine;
+        let id = self.heads[port] as usize;
+        let rank = self.rank_of_port[port] as Rank;
+        let offset = machine.first[rank];
+        let index = id - offset;
+        let op = &machine.programs[rank].ops[index];
+        let slice = self.marks[id] as usize;
+        let link = self.link(port);
+        let cell = link.map_or(0, |(link, receives)| {
+            let count = if receives { &mut self.left[link] } else { &mut self.entered[link] };
+            let cell = link as u32 * machine.capacity.link_slices + *count % machine.capacity.link_slices;
+            *count += 1;
+            cell as usize
+        });
+        let behind = machine.hazards[rank].behind(index);
+        let fence = machine.hazards[rank].fence(index);
+        let time = watch.happens(&Step { rank, id, index, op, slice, behind, offset, fence, cell, port })?;
+
+        if link.is_some() {
+            let other = machine.programs.len() + ((port - machine.programs.len()) ^ 1);
+            if std::mem::take(&mut self.waits_for_link[other]) {
+                self.agenda.push(other as u32, time);
+            }
+        }
+        let slices = machine.capacity.chunk_slices;
+        match op {
+            Op::Signal => {
+                self.signals[rank] += 1;
+                self.marks[id] = slices;
+                let listeners = std::mem::replace(&mut self.listeners[rank], NONE);
+                self.wake(listeners, time);
+            }
+            Op::Wait { .. } => self.marks[id] = slices,
+            _ => self.marks[id] += 1,
+        }
+        if self.marks[id] == slices {
+            self.heads[port] = machine.next_in_port[id];
+        }
+        let waiting = std::mem::replace(&mut self.waiting[id], NONE);
+        self.wake(waiting, time);
+        Ok(time)
+    }
+
+    fn wake(&mut self, mut port: u32, time: u64) {
+        while port != NONE {
+            self.agenda.push(port, time);
+            port = std::mem::replace(&mut self.next_waiting[port as usize], NONE);
+        }
+    }
+
+    /// The link behind a port, and whether this is its receiving end.
+    fn link(&self, port: usize) -> Option<(usize, bool)> {
+        let beyond = port.checked_sub(self.machine.programs.len())?;
+        Some((beyond / 2, beyond % 2 == 1))
+    }
+}
+
+/// One long program that does what `rounds` rounds of this one do: every round has its own pieces of the caller's
+/// buffers (chunk c of round k is chunk `k * chunks + c`) and the same slots, and its signals are counted on.
+fn unroll(program: &Program, rounds: u32) -> Program {
+    let signals = program.ops.iter().filter(|op| matches!(op, Op::Signal)).count() as u32;
+    let mut ops = Vec::with_capacity(program.ops.len() * rounds as usize);
+    for round in 0..rounds {
+        ops.extend(program.ops.iter().cloned().map(|mut op| {
+            super::hazards::each_loc_mut(&mut op, |loc| loc.chunk += round * program.chunks);
+            if let Op::Wait { signal, .. } = &mut op {
+                *signal += round * signals;
+            }
+            op
+        }));
+    }
+    Program { chunks: program.chunks * rounds, ops, ..*program }
+}

@@ -1,0 +1,471 @@
+//! Whole links between two endpoints of this process, and what strangers can do to them.
+#![forbid(unsafe_code)]
+
+use super::*;
+use crate::error::{Error, Result};
+use crate::memory::{Block, Span};
+use crate::transport::{Interest, Rx, Tx};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PATIENT: Duration = Duration::from_secs(30);
+const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+type Ends = (TcpTx, TcpRx);
+
+fn within(timeout: Duration) -> Instant {
+    Instant::now() + timeout
+}
+
+fn never() -> Option<Error> {
+    None
+}
+
+fn side(me: usize, peer: usize) -> LinkSide {
+    LinkSide { comm: 7, me, peer, channel: 2 }
+}
+
+fn endpoint(bind: IpAddr, secret: u8) -> Arc<Endpoint> {
+    Endpoint::listen(bind, None, Secret::from_bytes([secret; 32])).unwrap()
+}
+
+/// Rank 0's ends and rank 1's ends of a link between the two endpoints; rank 0 dials.
+fn connect(zero: &Endpoint, one: &Endpoint, sockets: usize) -> (Result<Ends>, Result<Ends>) {
+    thread::scope(|scope| {
+        let dialling = scope.spawn(|| zero.connect(one.addr(), side(0, 1), sockets, true, within(PATIENT), &never));
+        let waiting = one.connect(zero.addr(), side(1, 0), sockets, false, within(PATIENT), &never);
+        (dialling.join().unwrap(), waiting)
+    })
+}
+
+fn linked(bind: IpAddr, sockets: usize) -> (Ends, Ends) {
+    let (zero, one) = connect(&endpoint(bind, 1), &endpoint(bind, 1), sockets);
+    (zero.unwrap(), one.unwrap())
+}
+
+/// A loopback address that only one test listens on: a port that was free there stays free.
+fn own_address(test: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(127, 9, 9, test))
+}
+
+fn has_ipv6() -> bool {
+    let has = TcpListener::bind((V6, 0)).is_ok();
+    if !has {
+        println!("skipped: this machine has no ::1");
+    }
+    has
+}
+
+/// A small generator of numbers that do not repeat soon (splitmix64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        ((mixed ^ (mixed >> 27)) % end as u64) as usize
+    }
+
+    /// Mostly small, sometimes more than a whole stripe.
+    fn slice_bytes(&mut self) -> usize {
+        let end = [8, 100, 5_000, 70_000, 400_000][self.below(5)];
+        1 + self.below(end)
+    }
+}
+
+/// The byte at `at` of the stream that `rank` sends.
+fn byte(rank: usize, at: usize) -> u8 {
+    ((at as u64 ^ ((rank as u64) << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
+}
+
+fn expect(span: Span, rank: usize, at: usize) {
+    let mut bytes = vec![0; span.len()];
+    span.read(&mut bytes);
+    if let Some(wrong) = bytes.iter().enumerate().position(|(i, found)| *found != byte(rank, at + i)) {
+        panic!("byte {} of rank {rank}'s stream is wrong", at + wrong);
+    }
+}
+
+/// Sleeps until the sender can send or the receiver can receive, whichever of the two still has to.
+fn sleep_on(tx: Option<&TcpTx>, rx: Option<&TcpRx>) {
+    let mut fds = Vec::new();
+    if let Some(tx) = tx {
+        let fd = tx.fd();
+        assert_eq!(tx.interest(), Some(Interest { fd: fd.as_raw_fd(), readable: false, writable: true }));
+        fds.push(PollFd::new(fd, PollFlags::POLLOUT));
+    }
+    if let Some(rx) = rx {
+        let fd = rx.fd();
+        assert_eq!(rx.interest(), Some(Interest { fd: fd.as_raw_fd(), readable: true, writable: false }));
+        fds.push(PollFd::new(fd, PollFlags::POLLIN));
+    }
+    assert!(poll(&mut fds, PollTimeout::try_from(PATIENT).unwrap()).unwrap() > 0, "nothing moved for {PATIENT:?}");
+}
+
+/// Sends a slice of the stream of `me` in one of the ways there are; how much went.
+fn send_some(tx: &mut TcpTx, dice: &mut Dice, me: usize, at: usize, end: usize) -> usize {
+    let len_bytes = dice.slice_bytes().min(end - at);
+    let bytes: Vec<u8> = (at..at + len_bytes).map(|at| byte(me, at)).collect();
+    if dice.below(3) == 0 {
+        let room = tx.reserve(len_bytes).unwrap();
+        assert!(room.len() <= len_bytes && room.addr() % 8 == 0);
+        assert!(room.len() == len_bytes || room.len() % 8 == 0, "an element is split: {} of {len_bytes}", room.len());
+        let used_bytes = if room.is_empty() { 0 } else { dice.below(room.len() + 1) };
+        room.write(&bytes[..used_bytes]);
+        tx.commit(used_bytes).unwrap();
+        return used_bytes;
+    }
+    let block = Block::new(len_bytes.next_multiple_of(8));
+    block.span().write(&bytes);
+    tx.send(block.span().cut(0, len_bytes)).unwrap()
+}
+
+/// Receives a slice of the stream of `peer` in one of the ways there are, and checks it; how much came.
+fn receive_some(rx: &mut TcpRx, dice: &mut Dice, peer: usize, at: usize, end: usize) -> usize {
+    let len_bytes = dice.slice_bytes().min(end - at);
+    let unit_bytes = 1 << dice.below(4);
+    if len_bytes >= unit_bytes && dice.below(2) == 0 {
+        let span = rx.arrived(unit_bytes, len_bytes).unwrap();
+        let whole_bytes = |bytes: usize| bytes - bytes % unit_bytes;
+        assert!(span.len() == whole_bytes(span.len()) && span.len() <= len_bytes);
+        assert!(span.is_empty() || span.addr() % unit_bytes == 0);
+        expect(span, peer, at);
+        // A part of it first; the rest must stay where it is until it is released too.
+        let first_bytes = whole_bytes(dice.below(span.len() + 1));
+        rx.release(first_bytes).unwrap();
+        let rest = rx.arrived(unit_bytes, span.len() - first_bytes).unwrap();
+        assert!(rest.is_empty() || rest == span.from(first_bytes));
+        rx.release(rest.len()).unwrap();
+        return first_bytes + rest.len();
+    }
+    let block = Block::new(len_bytes.next_multiple_of(8));
+    let got_bytes = rx.recv(block.span().cut(0, len_bytes)).unwrap();
+    expect(block.span().cut(0, got_bytes), peer, at);
+    got_bytes
+}
+
+/// Sends `total_bytes` and receives as many, both at once, in slices that the seed decides.
+fn exchange((mut tx, mut rx): Ends, me: usize, total_bytes: usize, seed: u64) -> Ends {
+    let mut dice = Dice(seed + me as u64);
+    let (mut sent, mut received, mut is_flushed) = (0, 0, true);
+    while received < total_bytes || sent < total_bytes || !is_flushed {
+        let went = if sent < total_bytes { send_some(&mut tx, &mut dice, me, sent, total_bytes) } else { 0 };
+        sent += went;
+        let came =
+            if received < total_bytes { receive_some(&mut rx, &mut dice, 1 - me, received, total_bytes) } else { 0 };
+        received += came;
+        if went == 0 && came == 0 {
+            is_flushed = tx.flush().unwrap();
+            let (sends, receives) = (sent < total_bytes || !is_flushed, received < total_bytes);
+            // A socket that takes all is always ready, so only one that is full is worth sleeping on.
+            if sends || receives {
+                sleep_on((!is_flushed || sends).then_some(&tx), receives.then_some(&rx));
+            }
+        }
+    }
+    (tx, rx)
+}
+
+fn exchange_over(bind: IpAddr, sockets: usize, total_bytes: usize) {
+    let (zero, one) = linked(bind, sockets);
+    let other = thread::spawn(move || exchange(one, 1, total_bytes, 99));
+    let (_tx, mut rx) = exchange(zero, 0, total_bytes, 99);
+    drop(other.join().unwrap());
+    // Both streams were consumed to the last byte: after it comes the end.
+    wait_for_end(&mut rx, 1);
+}
+
+fn wait_for_end(rx: &mut TcpRx, peer: usize) {
+    let block = Block::new(8);
+    loop {
+        match rx.recv(block.span()) {
+            Ok(0) => sleep_on(None, Some(rx)),
+            Ok(more) => panic!("{more} bytes too many"),
+            Err(error) => return assert_eq!(error, lost(peer)),
+        }
+    }
+}
+
+fn lost(peer: usize) -> Error {
+    Error::PeerLost { suspects: vec![peer], what: "closed its connection".into(), during: None }
+}
+
+#[test]
+fn both_directions_at_once_over_one_two_and_three_sockets() {
+    for sockets in 1..=3 {
+        exchange_over(V4, sockets, 6 << 20);
+    }
+}
+
+#[test]
+fn the_same_over_ipv6() {
+    if has_ipv6() {
+        for sockets in [1, 3] {
+            exchange_over(V6, sockets, 2 << 20);
+        }
+    }
+}
+
+#[test]
+fn small_sends_wait_for_the_flush_and_a_large_one_takes_them_along_in_order() {
+    let ((mut tx, _), (_, mut rx)) = linked(V4, 1);
+    let block = Block::new(16384);
+    let stream: Vec<u8> = (0..block.span().len()).map(|at| byte(0, at)).collect();
+    block.span().write(&stream);
+    assert_eq!(tx.send(block.span().cut(0, 10)), Ok(10));
+    assert_eq!(tx.send(block.span().cut(10, 30)), Ok(30));
+    let target = Block::new(16384);
+    assert_eq!(rx.recv(target.span()), Ok(0), "nothing was flushed yet");
+    assert_eq!(tx.send(block.span().from(40)), Ok(16344));
+    assert_eq!(tx.flush(), Ok(true));
+    let mut received = 0;
+    while received < 16384 {
+        received += match rx.recv(target.span().from(received)).unwrap() {
+            0 => {
+                sleep_on(None, Some(&rx));
+                0
+            }
+            more => more,
+        };
+    }
+    expect(target.span(), 0, 0);
+}
+
+#[test]
+fn what_a_peer_sent_before_it_left_is_delivered_then_comes_the_error() {
+    for sockets in [1, 2] {
+        let ((mut tx, rx_of_zero), (tx_of_one, mut rx)) = linked(V4, sockets);
+        let total_bytes: usize = 300_003;
+        let leaving = thread::spawn(move || {
+            let block = Block::new(total_bytes.next_multiple_of(8));
+            block.span().write(&(0..total_bytes).map(|at| byte(0, at)).collect::<Vec<u8>>());
+            let mut sent = 0;
+            while sent < total_bytes {
+                sent += tx.send(block.span().cut(sent, total_bytes - sent)).unwrap();
+            }
+            while !tx.flush().unwrap() {
+                sleep_on(Some(&tx), None);
+            }
+            drop((tx, rx_of_zero));
+        });
+        let mut received = 0;
+        let error = loop {
+            match rx.arrived(4, 1 << 20) {
+                Ok(span) if span.is_empty() => sleep_on(None, Some(&rx)),
+                Ok(span) => {
+                    expect(span, 0, received);
+                    received += span.len();
+                    rx.release(span.len()).unwrap();
+                }
+                Err(error) => break error,
+            }
+        };
+        // The last three bytes are no whole element: they were held back to the end.
+        assert_eq!((received, error), (total_bytes - 3, lost(0)));
+        let block = Block::new(8);
+        assert_eq!(rx.recv(block.span()), Ok(3));
+        expect(block.span().cut(0, 3), 0, received);
+        assert_eq!(rx.recv(block.span()), Err(lost(0)));
+        leaving.join().unwrap();
+        drop(tx_of_one);
+    }
+}
+
+#[test]
+fn sending_to_a_peer_that_left_is_an_error() {
+    let ((mut tx, _rx), ends_of_one) = linked(V4, 2);
+    drop(ends_of_one);
+    let block = Block::new(64 * 1024);
+    let started = Instant::now();
+    let error = loop {
+        match tx.send(block.span()) {
+            Ok(0) => sleep_on(Some(&tx), None),
+            Ok(_) => assert!(started.elapsed() < PATIENT, "the peer's end was never noticed"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error, lost(1));
+}
+
+#[test]
+fn an_endpoint_of_another_job_is_refused_at_once() {
+    let (zero, one) = (endpoint(V4, 1), endpoint(V4, 2));
+    let started = Instant::now();
+    let refused = zero.connect(one.addr(), side(0, 1), 1, true, within(PATIENT), &never).err().unwrap().to_string();
+    assert!(refused.contains("another job") && refused.contains(&one.addr().to_string()), "{refused}");
+    assert!(started.elapsed() < PATIENT / 2);
+}
+
+#[test]
+fn strangers_at_the_door_do_not_keep_ranks_out() {
+    let (zero, one) = (endpoint(V4, 1), endpoint(V4, 1));
+    let mut dice = Dice(5);
+    let mut strangers = Vec::new();
+    for i in 0..200 {
+        let mut stranger = TcpStream::connect(one.addr()).unwrap();
+        if i % 4 == 0 {
+            let noise: Vec<u8> = (0..200).map(|_| dice.below(256) as u8).collect();
+            // It may have been thrown out already.
+            let _ = stranger.write_all(&noise);
+        }
+        strangers.push(stranger);
+    }
+    let started = Instant::now();
+    for socket_count in [1, 3] {
+        let (ends_of_zero, ends_of_one) = connect(&zero, &one, socket_count);
+        let (ends_of_zero, ends_of_one) = (ends_of_zero.unwrap(), ends_of_one.unwrap());
+        let other = thread::spawn(move || exchange(ends_of_one, 1, 10_000, 3));
+        exchange(ends_of_zero, 0, 10_000, 3);
+        other.join().unwrap();
+    }
+    assert!(started.elapsed() < PATIENT / 2, "took {:?}", started.elapsed());
+    // The first of them were shown the door long before their five seconds were over, or are about to be.
+    strangers[1].set_read_timeout(Some(PATIENT)).unwrap();
+    assert!(matches!(strangers[1].read(&mut [0]), Ok(0) | Err(_)));
+}
+
+#[test]
+fn nobody_dials_nobody_listens_and_both_end_at_the_deadline_naming_the_rank() {
+    let zero = endpoint(V4, 1);
+    let gone = endpoint(own_address(1), 1).addr();
+    for me_connects in [true, false] {
+        let deadline = within(Duration::from_millis(120));
+        let error = zero.connect(gone, side(0, 1), 1, me_connects, deadline, &never).err().unwrap();
+        assert!(Instant::now() >= deadline);
+        assert!(matches!(&error, Error::Bootstrap { missing, .. } if missing == &[1]), "{error}");
+    }
+}
+
+#[test]
+fn a_silent_listener_ends_the_dial_at_the_deadline() {
+    let silent = TcpListener::bind((V4, 0)).unwrap();
+    let deadline = within(Duration::from_millis(120));
+    let error = endpoint(V4, 1).connect(silent.local_addr().unwrap(), side(0, 1), 1, true, deadline, &never).err();
+    assert!(matches!(&error, Some(Error::Bootstrap { missing, .. }) if missing == &[1]), "{error:?}");
+}
+
+#[test]
+fn a_rank_that_listens_late_is_found() {
+    let zero = endpoint(V4, 1);
+    let addr = endpoint(own_address(3), 1).addr();
+    thread::scope(|scope| {
+        let (refused, was_refused) = std::sync::mpsc::channel();
+        let dialling = scope.spawn(move || {
+            let asked = || {
+                // The listening side counts; it is not there any more when it has counted enough.
+                let _ = refused.send(());
+                None
+            };
+            zero.connect(addr, side(0, 1), 1, true, within(PATIENT), &asked).map(|_| zero)
+        });
+        // Asked several times: so it was refused, and tries again.
+        was_refused.iter().take(10).for_each(drop);
+        let ports = addr.port().to_string().parse().unwrap();
+        let one = Endpoint::listen(addr.ip(), Some(ports), Secret::from_bytes([1; 32])).unwrap();
+        one.connect(addr, side(1, 0), 1, false, within(PATIENT), &never).unwrap();
+        dialling.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn waiting_and_dialling_can_be_cancelled() {
+    let zero = endpoint(V4, 1);
+    let gone = endpoint(own_address(2), 1).addr();
+    for me_connects in [true, false] {
+        let is_over = AtomicBool::new(false);
+        let asked = std::sync::Barrier::new(2);
+        let first = AtomicBool::new(true);
+        let reason = Error::Aborted { by: 3, reason: "enough".into() };
+        let cancelled = || {
+            // Relaxed: only this thread reads and writes it.
+            if first.swap(false, Ordering::Relaxed) {
+                asked.wait();
+            }
+            // Relaxed: nothing but the flag itself is passed on.
+            is_over.load(Ordering::Relaxed).then(|| reason.clone())
+        };
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| zero.connect(gone, side(0, 1), 1, me_connects, within(PATIENT), &cancelled));
+            asked.wait();
+            // Relaxed: as above.
+            is_over.store(true, Ordering::Relaxed);
+            zero.wake();
+            assert_eq!(waiting.join().unwrap().err(), Some(reason.clone()));
+        });
+    }
+}
+
+#[test]
+fn links_of_a_closed_communicator_are_dropped_and_late_ones_refused() {
+    let (zero, one) = (endpoint(V4, 1), endpoint(V4, 1));
+    let (_, mut parked) = zero.connect(one.addr(), side(0, 1), 1, true, within(PATIENT), &never).unwrap();
+    one.forget(7);
+    wait_for_end(&mut parked, 1);
+    let refused = zero.connect(one.addr(), side(0, 1), 1, true, within(PATIENT), &never).err().unwrap().to_string();
+    assert!(refused.contains("that communicator is closed"), "{refused}");
+    let other = LinkSide { comm: 8, ..side(0, 1) };
+    assert!(zero.connect(one.addr(), other, 1, true, within(PATIENT), &never).is_ok());
+}
+
+#[test]
+fn ranks_that_disagree_about_the_sockets_are_told() {
+    let (zero, one) = (endpoint(V4, 1), endpoint(V4, 1));
+    let _ends = zero.connect(one.addr(), side(0, 1), 2, true, within(PATIENT), &never).unwrap();
+    let error = one.connect(zero.addr(), side(1, 0), 3, false, within(PATIENT), &never).err().unwrap().to_string();
+    assert!(error.contains("rank 0 makes links of 2 sockets, rank 1 of 3"), "{error}");
+    for sockets in [0, 256] {
+        let error = zero.connect(one.addr(), side(0, 1), sockets, true, within(PATIENT), &never).err();
+        assert!(matches!(error, Some(Error::Invalid { .. })));
+    }
+}
+
+/// Threads and descriptors are counted for the whole process, so this test runs again in one of its own.
+#[test]
+fn two_hundred_endpoints_leave_no_thread_and_no_descriptor() {
+    const ALONE: &str = "ROUNDEL_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let name = "transport::tcp::tests::two_hundred_endpoints_leave_no_thread_and_no_descriptor";
+        let outcome = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--test-threads=1", "--nocapture"])
+            .env(ALONE, "1")
+            .output()
+            .unwrap();
+        assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stderr));
+        assert!(String::from_utf8_lossy(&outcome.stdout).contains("1 passed"), "the test was not found again");
+        return;
+    }
+    let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
+    let cycle = || {
+        let (zero, one) = (endpoint(V4, 1), endpoint(V4, 1));
+        let stranger = TcpStream::connect(one.addr()).unwrap();
+        let (ends_of_zero, ends_of_one) = connect(&zero, &one, 2);
+        let parked = zero.connect(one.addr(), side(0, 5), 1, true, within(PATIENT), &never);
+        drop((zero, one));
+        drop((stranger, parked.unwrap(), ends_of_zero.unwrap(), ends_of_one.unwrap()));
+    };
+    cycle();
+    let before = (count("fd"), count("task"));
+    for _ in 0..200 {
+        cycle();
+    }
+    // A thread that was joined may still be listed for a moment.
+    let started = Instant::now();
+    while (count("fd"), count("task")) != before && started.elapsed() < PATIENT {
+        thread::yield_now();
+    }
+    assert_eq!((count("fd"), count("task")), before);
+}
+
+#[test]
+fn an_endpoint_says_where_it_is() {
+    let addr: SocketAddr = endpoint(V4, 1).addr();
+    assert_eq!(addr.ip(), V4);
+    assert_ne!(addr.port(), 0);
+}
