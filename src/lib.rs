@@ -5,6 +5,8 @@ pub mod comm;
 pub mod device;
 pub mod engine;
 pub mod error;
+#[cfg(feature = "tools")]
+pub mod launch;
 pub mod memory;
 #[cfg(feature = "tools")]
 pub mod perf;
