@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod comm;
 pub mod device;
+pub mod element;
 pub mod engine;
 pub mod error;
 #[cfg(feature = "tools")]
@@ -16,5 +17,7 @@ pub mod transport;
 pub mod tuner;
 pub mod types;
 
+pub use element::{Element, F8E4M3, F8E5M2};
+pub use engine::{Call, Counts};
 pub use error::{Error, OpId, Result, Signature};
 pub use types::{Collective, DType, Rank, ReduceOp, Scalar};

@@ -88,6 +88,25 @@ impl Span {
             && other.addr() < self.addr() + self.len_bytes
     }
 
+    /// The memory as elements, for whoever owns it alone.
+    ///
+    /// # Safety
+    /// The span is aligned for `T` and holds valid values (any bytes are); nobody else writes it while the slice lives,
+    /// and the memory stays mapped that long.
+    pub(crate) unsafe fn as_slice<'a, T: bytemuck::Pod>(self) -> &'a [T] {
+        // SAFETY: promised by the caller; the length is cut to whole elements.
+        unsafe { std::slice::from_raw_parts(self.start.cast(), self.len_bytes / size_of::<T>()) }
+    }
+
+    /// [`Span::as_slice`], exclusively.
+    ///
+    /// # Safety
+    /// As for `as_slice`, and nobody else reads or writes it while the slice lives.
+    pub(crate) unsafe fn as_mut_slice<'a, T: bytemuck::Pod>(self) -> &'a mut [T] {
+        // SAFETY: promised by the caller; the length is cut to whole elements.
+        unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.len_bytes / size_of::<T>()) }
+    }
+
     /// Copies all bytes of `from` here; both have the same length, and may even overlap.
     #[inline]
     pub fn copy_from(self, from: Span) {
@@ -149,6 +168,20 @@ impl Span {
         // SAFETY: `source` has the length of `bytes` (cut above) and is readable (promised to `new`).
         unsafe { std::ptr::copy_nonoverlapping(source.start, bytes.as_mut_ptr(), bytes.len()) }
     }
+}
+
+/// Names a slice that its owner has lent to a call: the caller of this function keeps the borrow until the call that
+/// uses the span has ended, on every path.
+pub(crate) fn lend<T: bytemuck::Pod>(slice: &[T]) -> Span {
+    // SAFETY: the slice is mapped and initialised, the borrow outlives the span's use (above), and spans of inputs are
+    // only read: `engine::call` tells inputs from outputs and the schedule checker proves that inputs are not written.
+    unsafe { Span::new(slice.as_ptr().cast_mut().cast(), size_of_val(slice)) }
+}
+
+/// [`lend`], for memory that the call writes.
+pub(crate) fn lend_mut<T: bytemuck::Pod>(slice: &mut [T]) -> Span {
+    // SAFETY: as in `lend`; the borrow is exclusive, so nothing else refers to the memory while the call writes it.
+    unsafe { Span::new(slice.as_mut_ptr().cast(), size_of_val(slice)) }
 }
 
 fn message_of(parts: &mut [libc::iovec; 2]) -> libc::msghdr {

@@ -61,11 +61,12 @@ impl Settings {
     /// What algorithms need to know of a call.
     pub(crate) fn shape(&self, call: &Call, in_place: bool) -> Shape {
         Shape {
+            collective: call.collective,
+            hosts: self.hosts.clone(),
             root: if call.collective.has_root() || call.collective == Collective::SendRecv { call.root } else { 0 },
             peer: if call.collective == Collective::SendRecv { call.peer } else { 0 },
             channels: self.channels,
             in_place,
-            ..Shape::new(call.collective, self.hosts.clone())
         }
     }
 
@@ -134,8 +135,8 @@ impl Lane {
         }
     }
 
-    pub(crate) fn is_idle(&self) -> bool {
-        self.tasks.is_empty()
+    pub(crate) fn in_flight(&self) -> usize {
+        self.tasks.len()
     }
 
     /// Takes a validated call in. An error here has sent nothing, and leaves the communicator usable.
@@ -289,7 +290,7 @@ impl Lane {
                     (got, got == 0)
                 }
                 Op::RecvReduce { with, into, last, .. } => {
-                    let arrived = rx.arrived(task.fold.dtype.size_bytes(), room)?;
+                    let arrived = rx.arrived(task.fold.dtype().size_bytes(), room)?;
                     let got = arrived.len();
                     link.hungry |= got < room;
                     if got > 0 {
@@ -446,6 +447,12 @@ impl Lane {
             }
         }
         ranks
+    }
+
+    /// Until the first deadline of a call in flight.
+    pub(crate) fn time_left(&self) -> Duration {
+        let left = self.tasks.iter().map(|task| task.timeout.saturating_sub(task.started.elapsed()));
+        left.min().unwrap_or(self.settings.timeout) + Duration::from_millis(1)
     }
 
     /// The calls in flight, oldest first.

@@ -82,7 +82,7 @@ fn begin(task: &mut Task, shared: &dyn Shared, signals: u64, calls: u64, neighbo
     }
     task.signal_base = Some(signals);
     task.parity = (calls & 1) as usize;
-    let world = task.fold.world as usize;
+    let world = task.fold.world() as usize;
     task.buffers.stages = vec![Span::EMPTY; world];
     for (index, &rank) in neighbours.iter().enumerate() {
         task.buffers.stages[rank] = shared.stage(index, task.parity);
@@ -156,9 +156,9 @@ fn agree(lane: &mut Lane, task: &mut Task) -> Result<Waited> {
     if task.plan.algorithm != Algorithm::FlatPush {
         return Ok(Waited::Seen);
     }
-    task.buffers.peers = vec![(Span::EMPTY, Span::EMPTY); task.fold.world as usize];
+    task.buffers.peers = vec![(Span::EMPTY, Span::EMPTY); task.fold.world() as usize];
     for (neighbour, &rank) in neighbours.iter().enumerate() {
-        let sizes = task.call.sizes(rank, task.fold.world as usize)?;
+        let sizes = task.call.sizes(rank, task.fold.world() as usize)?;
         let reach = |address: WireAddress, len_bytes| {
             address.resolve(shared, neighbour, len_bytes).ok_or_else(|| Error::PeerLost {
                 suspects: vec![rank],

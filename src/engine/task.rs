@@ -24,7 +24,6 @@ pub(super) struct RunState {
 }
 
 /// The memory that the locs of a program stand for.
-#[derive(Debug)]
 pub(super) struct Buffers {
     pub(super) input: Span,
     pub(super) output: Span,
@@ -114,7 +113,7 @@ impl Task {
         let mut task = Task {
             rounds,
             round,
-            fold: Fold { dtype: call.dtype, op: reduction, world: world as u32 },
+            fold: Fold::new(call.dtype, reduction, world as u32),
             signature,
             op,
             me,
@@ -208,7 +207,7 @@ impl Task {
 
     /// How far an op of this length may go now, as [`Progress::limit`] says.
     pub(super) fn limit(&mut self, op: usize, len_bytes: usize) -> Option<usize> {
-        self.progress.limit(&self.plan.order, op, len_bytes, self.fold.dtype.size_bytes())
+        self.progress.limit(&self.plan.order, op, len_bytes, self.fold.dtype().size_bytes())
     }
 
     /// Starts the next round; false when there is none.

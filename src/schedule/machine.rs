@@ -45,14 +45,12 @@ pub(super) struct Step<'a> {
     pub index: usize,
     pub op: &'a Op,
     pub slice: usize,
-    /// Numbers (as `id`) of the ops it stays behind.
-    pub behind: &'a [u32],
-    pub offset: usize,
-    pub fence: Fence,
+    /// As [`Hazards`] has them; `offset` makes an `id` of an index.
+    behind: &'a [u32],
+    offset: usize,
+    fence: Fence,
     /// The cell of the link that the slice enters or leaves. Meaningless where no link is involved.
     pub cell: usize,
-    /// The queue that the op is in.
-    pub port: usize,
 }
 
 impl Step<'_> {
@@ -76,6 +74,11 @@ pub(super) trait Watch {
     type Stop;
     /// In which order ports get their turn.
     type Agenda: Agenda;
+
+    /// When a step that nothing holds back any more can happen, for agendas that care.
+    fn ready(&self, _: &Step<'_>) -> u64 {
+        0
+    }
 
     /// A step happens. Says when it is over, for agendas that care.
     fn happens(&mut self, step: &Step<'_>) -> Result<u64, Self::Stop>;
@@ -282,8 +285,15 @@ impl<'m, 'a, W: Watch> Run<'m, 'a, W> {
         while let Some((port, time)) = self.agenda.pop() {
             match self.obstacle(port as usize) {
                 None => {
-                    let over = self.step(port as usize, watch).map_err(Halt::Stopped)?;
-                    self.agenda.push(port, over.max(time));
+                    let step = self.next_step(port as usize);
+                    let ready = watch.ready(&step);
+                    if ready > time {
+                        self.agenda.push(port, ready);
+                    } else {
+                        let over = watch.happens(&step).map_err(Halt::Stopped)?;
+                        self.done(port as usize, step.id, step.op, over);
+                        self.agenda.push(port, over);
+                    }
                 }
                 Some(Blocked::Finished) => {}
                 Some(Blocked::OnLink) => self.waits_for_link[port as usize] = true,
@@ -354,27 +364,37 @@ impl<'m, 'a, W: Watch> Run<'m, 'a, W> {
         }
     }
 
-    /// Moves the first op of a port by a slice and wakes whoever may now move.
-    fn step(&mut self, port: usize, watch: &mut W) -> Result<u64, W::Stop> {
+    /// The first op of a port is about to move by a slice.
+    fn next_step(&self, port: usize) -> Step<'m> {
         let machine = self.machine;
         let id = self.heads[port] as usize;
         let rank = self.rank_of_port[port] as Rank;
         let offset = machine.first[rank];
         let index = id - offset;
-        let op = &machine.programs[rank].ops[index];
-        let slice = self.marks[id] as usize;
-        let link = self.link(port);
-        let cell = link.map_or(0, |(link, receives)| {
-            let count = if receives { &mut self.left[link] } else { &mut self.entered[link] };
-            let cell = link as u32 * machine.capacity.link_slices + *count % machine.capacity.link_slices;
-            *count += 1;
-            cell as usize
+        let cell = self.link(port).map_or(0, |(link, receives)| {
+            let count = if receives { self.left[link] } else { self.entered[link] };
+            link as u32 * machine.capacity.link_slices + count % machine.capacity.link_slices
         });
-        let behind = machine.hazards[rank].behind(index);
-        let fence = machine.hazards[rank].fence(index);
-        let time = watch.happens(&Step { rank, id, index, op, slice, behind, offset, fence, cell, port })?;
+        Step {
+            rank,
+            id,
+            index,
+            op: &machine.programs[rank].ops[index],
+            slice: self.marks[id] as usize,
+            behind: machine.hazards[rank].behind(index),
+            offset,
+            fence: machine.hazards[rank].fence(index),
+            cell: cell as usize,
+        }
+    }
 
-        if link.is_some() {
+    /// The first op of a port, `id`, has moved by a slice: whoever may move now is woken.
+    fn done(&mut self, port: usize, id: usize, op: &Op, time: u64) {
+        let machine = self.machine;
+        let rank = self.rank_of_port[port] as Rank;
+        if let Some((link, receives)) = self.link(port) {
+            let count = if receives { &mut self.left[link] } else { &mut self.entered[link] };
+            *count += 1;
             let other = machine.programs.len() + ((port - machine.programs.len()) ^ 1);
             if std::mem::take(&mut self.waits_for_link[other]) {
                 self.agenda.push(other as u32, time);
@@ -396,7 +416,6 @@ impl<'m, 'a, W: Watch> Run<'m, 'a, W> {
         }
         let waiting = std::mem::replace(&mut self.waiting[id], NONE);
         self.wake(waiting, time);
-        Ok(time)
     }
 
     fn wake(&mut self, mut port: u32, time: u64) {

@@ -36,7 +36,7 @@ pub struct Situation {
 /// use roundel::schedule::catalogue::{Algorithm, Shape};
 /// use roundel::tuner::{Situation, choose};
 /// use roundel::Collective;
-/// let shape = Shape::new(Collective::AllReduce, vec![vec![0, 1, 2, 3]]);
+/// let shape = Shape::one_host(Collective::AllReduce, 4);
 /// let small = Situation { bytes: 8, mapped: false, uneven_exchange: false, reproducible: false, wish: None };
 /// assert_eq!(choose(&shape, small).unwrap(), Algorithm::OneShot);
 /// assert_eq!(choose(&shape, Situation { bytes: 1 << 20, ..small }).unwrap(), Algorithm::Staged);

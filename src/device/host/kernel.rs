@@ -5,6 +5,9 @@
 //! the compiler is free to vectorise; the operands may be outputs as well, because a block is finished before any of it
 //! is stored; and how it is then stored (where to, how often, past the cache or not) is no concern of the arithmetic.
 
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+
 use super::isa::{Isa, Portable, Set, Task};
 use super::rule::{
     And, Bf16, BitsOfF32, BitsOfF64, Bitwise, E4m3, E5m2, Extreme, F16, Float, Half, Or, Plus, Ring, Rounding, Rule,
@@ -197,12 +200,54 @@ impl<R: Rule, const N: usize> Task for Joined<R, N> {
         let Joined { from, into, len } = self;
         // SAFETY: the pointers are good for `len` elements and the machine has `S`, says the caller of the `Combine`.
         let done = unsafe { R::head::<S, N>(from, into, len) };
-        for i in done..len {
-            // SAFETY: `i < len`, and the pointers are good for `len`.
+        let element = |i: usize| {
+            // SAFETY: called with `i < len`, and the operands are good for `len`.
             let operands = from.map(|operand| R::load(unsafe { operand.add(i).read_unaligned() }));
-            // SAFETY: as above; a block is aligned.
-            unsafe { into.add(i).write(R::store(tree(operands, R::join))) }
+            R::store(tree(operands, R::join))
+        };
+        let mut i = done;
+        while i + R::CHUNK <= len {
+            let mut chunk = Chunk::<R>::new();
+            for k in 0..R::CHUNK {
+                chunk.set(k, element(i + k));
+            }
+            // SAFETY: `CHUNK` elements from `i` on are inside `len`; all of them were just set.
+            unsafe { into.add(i).cast::<u8>().copy_from_nonoverlapping(chunk.start(), R::CHUNK * size_of::<R::Out>()) }
+            i += R::CHUNK;
         }
+        for i in i..len {
+            // SAFETY: as above.
+            unsafe { into.add(i).write_unaligned(element(i)) }
+        }
+    }
+}
+
+/// A few registers' worth of results.
+///
+/// An operand may be the output as well, which keeps the compiler from vectorising a loop that stores as it goes. Here
+/// it sees that all is read before anything is stored, and the chunk never leaves the registers.
+#[repr(align(64))]
+struct Chunk<R: Rule>(MaybeUninit<[u8; CHUNK_BYTES]>, PhantomData<R>);
+
+/// Two registers of AVX-512, four of AVX2.
+pub(super) const CHUNK_BYTES: usize = 128;
+
+impl<R: Rule> Chunk<R> {
+    #[inline(always)]
+    fn new() -> Self {
+        Chunk(MaybeUninit::uninit(), PhantomData)
+    }
+
+    #[inline(always)]
+    fn set(&mut self, k: usize, result: R::Out) {
+        debug_assert!(k < R::CHUNK);
+        // SAFETY: inside the chunk, which holds `CHUNK` results and is aligned for any.
+        unsafe { self.0.as_mut_ptr().cast::<R::Out>().add(k).write(result) }
+    }
+
+    #[inline(always)]
+    fn start(&self) -> *const u8 {
+        self.0.as_ptr().cast()
     }
 }
 
@@ -219,7 +264,7 @@ impl<A: Copy, B, F: Fn(A) -> B> Task for Mapped<A, B, F> {
     unsafe fn run<S: Set>(self) {
         for i in 0..self.len {
             // SAFETY: `i < len`, and the pointers are good for `len`, says the caller of the `Change`.
-            unsafe { self.into.add(i).write((self.by)(self.from.add(i).read_unaligned())) }
+            unsafe { self.into.add(i).write_unaligned((self.by)(self.from.add(i).read_unaligned())) }
         }
     }
 }

@@ -156,16 +156,21 @@ fn reduce_with(isa: Isa, fold: &Fold, finish: bool, from: &[Span], into: &[Span]
         // SAFETY: `for_blocks` keeps within the spans, which have one length (checked above); a block has room for
         // `len` elements even when they are wide; `isa` is available.
         unsafe {
+            // Through the cache, the first output serves as the block.
+            let (result, others) = match store {
+                Store::Cached => (first.as_ptr().add(start), &into[1..]),
+                Store::Streaming => (block.start(), into),
+            };
             match divisor {
-                None => combine(kernel, from, start, &mut block, len, Width::Narrow),
+                None => combine(kernel, from, start, result, len, Width::Narrow),
                 Some(world) => {
                     let mut sum = Block::new();
-                    combine(kernel, from, start, &mut sum, len, Width::Wide);
-                    (kernel.divide)(sum.start(), block.start(), len, u64::from(world));
+                    combine(kernel, from, start, sum.start(), len, Width::Wide);
+                    (kernel.divide)(sum.start(), result, len, u64::from(world));
                 }
             }
-            for into in into {
-                store.put(block.start(), into.as_ptr().add(start), len * size);
+            for into in others {
+                store.put(result, into.as_ptr().add(start), len * size);
             }
         }
     });
@@ -183,7 +188,7 @@ enum Width {
 ///
 /// # Safety
 /// The kernel's instruction set is there; each of `from` has `len` elements at `start`; `len` wide ones fit in a block.
-unsafe fn combine(kernel: &Kernel, from: &[Span], start: usize, into: &mut Block, len: usize, width: Width) {
+unsafe fn combine(kernel: &Kernel, from: &[Span], start: usize, into: *mut u8, len: usize, width: Width) {
     // SAFETY: operands are readable and blocks writable for `len` elements, and a block of ours overlaps nothing.
     unsafe {
         if matches!(from.len(), 1..=4 | 8) {
@@ -195,17 +200,17 @@ unsafe fn combine(kernel: &Kernel, from: &[Span], start: usize, into: &mut Block
                 Width::Narrow => kernel.narrow_from_narrow,
                 Width::Wide => kernel.wide_from_narrow,
             };
-            return loop_(&operands[..from.len()], into.start(), len);
+            return loop_(&operands[..from.len()], into, len);
         }
         let (front, back) = from.split_at(from.len().next_power_of_two() / 2);
         let (mut left, mut right) = (Block::new(), Block::new());
-        combine(kernel, front, start, &mut left, len, Width::Wide);
-        combine(kernel, back, start, &mut right, len, Width::Wide);
+        combine(kernel, front, start, left.start(), len, Width::Wide);
+        combine(kernel, back, start, right.start(), len, Width::Wide);
         let loop_ = match width {
             Width::Narrow => kernel.narrow_from_wide,
             Width::Wide => kernel.wide_from_wide,
         };
-        loop_(&[left.start(), right.start()], into.start(), len)
+        loop_(&[left.start(), right.start()], into, len)
     }
 }
 

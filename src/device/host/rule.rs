@@ -21,6 +21,8 @@ pub(super) trait Rule: 'static {
     type Out: Copy;
     /// An operand while it is worked on.
     type Register: Copy;
+    /// How many results fill a few vector registers.
+    const CHUNK: usize = super::kernel::CHUNK_BYTES / size_of::<Self::Out>();
 
     fn load(operand: Self::In) -> Self::Register;
     fn join(left: Self::Register, right: Self::Register) -> Self::Register;

@@ -20,9 +20,10 @@ use crate::memory::Span;
 use crate::transport::{Interest, Rx, Tx};
 use crate::types::Rank;
 use nix::errno::Errno;
+use socket2::SockRef;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Bytes that go over one socket before it is the next one's turn.
 const STRIPE_BYTES: usize = 128 * 1024;
@@ -32,6 +33,8 @@ const FIFO_BYTES: usize = 256 * 1024;
 const SMALL_BYTES: usize = 4 * 1024;
 /// The most that one call moves, so that whoever polls several links gets round to the others.
 const BURST_BYTES: usize = 1024 * 1024;
+/// What the kernel may hold of one socket's stream in each direction.
+const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
 /// Makes the two ends of this rank's side of a link to `peer`. The other side lists the same connections in the same
 /// order.
@@ -40,11 +43,30 @@ pub fn link(peer: Rank, streams: Vec<TcpStream>) -> Result<(TcpTx, TcpRx)> {
     for stream in &streams {
         // What is worth gathering has been gathered here; the kernel must not wait for more.
         stream.set_nodelay(true).map_err(|error| Error::system("setting TCP_NODELAY", error))?;
+        enlarge_buffers(stream).map_err(|error| Error::system("setting the socket's buffers", error))?;
     }
     let streams: Arc<[TcpStream]> = streams.into();
     let tx = TcpTx { stripes: Stripes::new(peer, streams.clone()), gathered: Fifo::new(FIFO_BYTES) };
     let rx = TcpRx { stripes: Stripes::new(peer, streams), early: Fifo::new(FIFO_BYTES), lent_bytes: 0, ended: None };
     Ok((tx, rx))
+}
+
+/// Large buffers from the start, where the system grants them. Left alone the kernel lets them grow while it learns what
+/// the path can take, which a collective of a few megabytes does not live to see; but a size that was asked for stops
+/// that growth, so less than all of it is worse than nothing.
+fn enlarge_buffers(stream: &TcpStream) -> std::io::Result<()> {
+    static IS_GRANTED: LazyLock<bool> = LazyLock::new(|| {
+        ["/proc/sys/net/core/wmem_max", "/proc/sys/net/core/rmem_max"].iter().all(|path| {
+            let limit = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<usize>().ok());
+            limit.is_some_and(|limit_bytes| limit_bytes >= SOCKET_BUFFER_BYTES)
+        })
+    });
+    if *IS_GRANTED {
+        let socket = SockRef::from(stream);
+        socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
+        socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
+    }
+    Ok(())
 }
 
 /// Which socket the stream of bytes has come to, in one direction.

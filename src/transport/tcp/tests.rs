@@ -115,8 +115,12 @@ fn send_some(tx: &mut TcpTx, dice: &mut Dice, me: usize, at: usize, end: usize) 
     let bytes: Vec<u8> = (at..at + len_bytes).map(|at| byte(me, at)).collect();
     if dice.below(3) == 0 {
         let room = tx.reserve(len_bytes).unwrap();
-        assert!(room.len() <= len_bytes && room.addr() % 8 == 0);
-        assert!(room.len() == len_bytes || room.len() % 8 == 0, "an element is split: {} of {len_bytes}", room.len());
+        assert!(room.len() <= len_bytes && room.addr().is_multiple_of(8));
+        assert!(
+            room.len() == len_bytes || room.len().is_multiple_of(8),
+            "an element is split: {} of {len_bytes}",
+            room.len()
+        );
         let used_bytes = if room.is_empty() { 0 } else { dice.below(room.len() + 1) };
         room.write(&bytes[..used_bytes]);
         tx.commit(used_bytes).unwrap();
@@ -135,7 +139,7 @@ fn receive_some(rx: &mut TcpRx, dice: &mut Dice, peer: usize, at: usize, end: us
         let span = rx.arrived(unit_bytes, len_bytes).unwrap();
         let whole_bytes = |bytes: usize| bytes - bytes % unit_bytes;
         assert!(span.len() == whole_bytes(span.len()) && span.len() <= len_bytes);
-        assert!(span.is_empty() || span.addr() % unit_bytes == 0);
+        assert!(span.is_empty() || span.addr().is_multiple_of(unit_bytes));
         expect(span, peer, at);
         // A part of it first; the rest must stay where it is until it is released too.
         let first_bytes = whole_bytes(dice.below(span.len() + 1));
@@ -158,6 +162,7 @@ fn exchange((mut tx, mut rx): Ends, me: usize, total_bytes: usize, seed: u64) ->
     while received < total_bytes || sent < total_bytes || !is_flushed {
         let went = if sent < total_bytes { send_some(&mut tx, &mut dice, me, sent, total_bytes) } else { 0 };
         sent += went;
+        is_flushed &= went == 0;
         let came =
             if received < total_bytes { receive_some(&mut rx, &mut dice, 1 - me, received, total_bytes) } else { 0 };
         received += came;
@@ -326,9 +331,13 @@ fn strangers_at_the_door_do_not_keep_ranks_out() {
         other.join().unwrap();
     }
     assert!(started.elapsed() < PATIENT / 2, "took {:?}", started.elapsed());
-    // The first of them were shown the door long before their five seconds were over, or are about to be.
+    // One of the first, and silent: it was shown the door to make room.
     strangers[1].set_read_timeout(Some(PATIENT)).unwrap();
-    assert!(matches!(strangers[1].read(&mut [0]), Ok(0) | Err(_)));
+    match strangers[1].read(&mut [0]) {
+        Ok(0) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+        other => panic!("a stranger is still inside: {other:?}"),
+    }
 }
 
 #[test]
