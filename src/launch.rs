@@ -19,6 +19,7 @@
 //! parent says which was first.
 #![forbid(unsafe_code)]
 
+use crate::Communicator;
 use crate::bootstrap::{Launch, UniqueId, launcher};
 use crate::error::{Error, Result};
 use crate::types::Rank;
@@ -66,6 +67,19 @@ pub fn local(procs: usize) -> Result<Option<ExitCode>> {
 /// As many ranks as the machine has cores, but at least 2, so that there is something to communicate, and at most 8.
 pub fn default_procs() -> usize {
     std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8))
+}
+
+/// A new id that all ranks of `comm` know, for another communicator: with other options, or with more ranks than
+/// processes. Collective. The id's root lives in rank 0's process.
+pub fn new_id(comm: &Communicator) -> Result<UniqueId> {
+    if comm.rank() == 0 {
+        let id = UniqueId::new()?;
+        comm.broadcast(&mut id.to_bytes(), 0)?;
+        return Ok(id);
+    }
+    let mut bytes = [0; UniqueId::LEN_BYTES];
+    comm.broadcast(&mut bytes, 0)?;
+    UniqueId::from_bytes(&bytes)
 }
 
 fn die_with_parent() -> Result<()> {

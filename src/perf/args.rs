@@ -48,13 +48,13 @@ pub struct Args {
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000), help_heading = "Measuring")]
     iters: Option<u32>,
     /// Iterations before the timed ones, at every size
-    #[arg(short = 'w', long, value_name = "N", default_value_t = 1, help_heading = "Measuring")]
+    #[arg(short = 'w', long = "warmup_iters", alias = "warmup-iters", value_name = "N", default_value_t = 1, help_heading = "Measuring")]
     warmup_iters: u32,
     /// Calls in flight at once in every iteration
-    #[arg(short = 'm', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Measuring")]
+    #[arg(short = 'm', long = "agg_iters", alias = "agg-iters", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Measuring")]
     agg_iters: u32,
     /// Do everything so many times; 0: until interrupted
-    #[arg(short = 'N', long, value_name = "N", default_value_t = 1, help_heading = "Measuring")]
+    #[arg(short = 'N', long = "run_cycles", alias = "run-cycles", value_name = "N", default_value_t = 1, help_heading = "Measuring")]
     run_cycles: u32,
     /// 0: call after call; 1: a barrier after every call; 2: every call through a Work handle
     #[arg(short = 'z', long, value_name = "0|1|2", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2), help_heading = "Measuring")]
@@ -63,10 +63,10 @@ pub struct Args {
     #[arg(short = 'a', long, value_name = "0..3", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=3), help_heading = "Measuring")]
     average: u8,
     /// 1: report the calling thread's CPU time instead of wall time
-    #[arg(short = 'C', long, value_name = "0|1", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1), help_heading = "Measuring")]
+    #[arg(short = 'C', long = "report_cputime", alias = "report-cputime", value_name = "0|1", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1), help_heading = "Measuring")]
     report_cputime: u8,
     /// 1 or 2: buffers from Communicator::alloc, which peers can map
-    #[arg(short = 'R', long, value_name = "0|1|2", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2), help_heading = "Measuring")]
+    #[arg(short = 'R', long = "local_register", alias = "local-register", value_name = "0|1|2", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2), help_heading = "Measuring")]
     local_register: u8,
     /// Start buffers so many elements past an aligned address
     #[arg(short = 'u', long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=4096), help_heading = "Measuring")]
@@ -98,16 +98,16 @@ pub struct Args {
     #[arg(long, value_name = "FILE.svg", help_heading = "Output")]
     plot: Option<PathBuf>,
     /// 1: columns for the shortest, longest and 99th-percentile iteration and their variation
-    #[arg(short = 'I', long, value_name = "0|1", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1), help_heading = "Output")]
+    #[arg(short = 'I', long = "iter_times", alias = "iter-times", value_name = "0|1", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1), help_heading = "Output")]
     iter_times: u8,
     /// 1: a column with the time of day
-    #[arg(short = 'S', long, value_name = "0|1", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1), help_heading = "Output")]
+    #[arg(short = 'S', long = "report_timestamps", alias = "report-timestamps", value_name = "0|1", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1), help_heading = "Output")]
     report_timestamps: u8,
     /// Say what would run at each size, and run nothing; "program": and print the programs themselves
     #[arg(long, value_name = "WHAT", num_args = 0..=1, require_equals = true, default_missing_value = "choice", help_heading = "Output")]
     explain: Option<Explain>,
     /// Print this help
-    #[arg(short = 'h', long, action = clap::ArgAction::Help, help_heading = "Output")]
+    #[arg(short = 'h', long, action = clap::ArgAction::HelpShort, help_heading = "Output")]
     help: Option<bool>,
 }
 

@@ -7,8 +7,9 @@
 //!   guard | iteration 0 | iteration 1 | ... | iteration k = iteration 0 again | guard
 //! ```
 //!
-//! In place only the second buffer is used. This is the one place of `perf` that is `unsafe`: calls are made on raw
-//! memory, for every element type and both ways of placing buffers by the same few lines.
+//! In place only the second buffer is used. Calls are made on raw memory, for every element type and both ways of placing
+//! buffers by the same few lines; naming that memory is the one thing in `perf` that is `unsafe`.
+#![deny(unsafe_code)]
 
 use crate::error::{Error, Result};
 use crate::memory::Span;
@@ -91,29 +92,31 @@ impl Bench {
         })
     }
 
-    /// One iteration: as many calls as there are to be in flight, each started and waited for if `nonblocking` or if
-    /// there are several, else the plain blocking call.
+    /// One iteration: as many calls as there are to be in flight. One is a plain blocking call, several are a group;
+    /// `nonblocking` ones are started and waited for.
     pub fn iterate(&mut self, case: &Case, iteration: usize, nonblocking: bool) -> Result<()> {
-        let mut works = Vec::new();
-        for index in 0..self.calls {
-            let calls = self.calls_of(case, self.offset_bytes(case, iteration, index));
-            let blocking = self.calls == 1 && !nonblocking && calls.len() == 1;
-            for call in &calls {
-                if blocking {
-                    // SAFETY: the spans lie in `send` and `recv` (cut from them with bounds checks), which live as long
-                    // as `self`; `self` is borrowed mutably until the call ends, so no reference to them exists.
-                    unsafe { self.comm.run(call)? };
-                } else {
-                    // SAFETY: as above; every work is waited for below, before the borrow of `self` ends. On an early
-                    // return the works are dropped first, which waits for them, too.
-                    works.push(unsafe { self.comm.start(call)? });
-                }
-            }
+        self.make(case, iteration, self.calls, nonblocking)
+    }
+
+    fn make(&mut self, case: &Case, iteration: usize, count: usize, nonblocking: bool) -> Result<()> {
+        if count == 1 && !nonblocking && case.geometry.collective != Collective::SendRecv {
+            let call = self.call(case, self.offset_bytes(case, iteration, 0));
+            return self.comm.run(&call);
         }
-        for work in works {
-            work.wait()?;
+        let mut calls = Vec::with_capacity(2 * count);
+        for index in 0..count {
+            let call = self.call(case, self.offset_bytes(case, iteration, index));
+            calls.extend(self.halves(call));
         }
-        Ok(())
+        if nonblocking {
+            let works = calls.iter().map(|call| self.comm.start(call)).collect::<Result<Vec<_>>>()?;
+            // An early return drops the rest, which waits for them as well: none outlives the borrow of the buffers.
+            works.into_iter().try_for_each(|work| Ok(work.wait()?))
+        } else if let ([call], 1) = (&calls[..], self.comm.world()) {
+            self.comm.run(call)
+        } else {
+            self.comm.group(|group| calls.into_iter().try_for_each(|call| group.call(call)))
+        }
     }
 
     /// Fills the buffers, makes one call, and compares everything that can be compared.
@@ -133,7 +136,7 @@ impl Bench {
         self.recv.bytes()[guarded].fill(FILL);
         mine.fill(&mut self.input(case)[input.clone()], 0);
 
-        self.iterate_first(case)?;
+        self.make(case, 0, 1, false)?;
 
         let mut findings = Findings::default();
         let mut patterns: Vec<(Source, Pattern)> = Vec::new();
@@ -162,14 +165,6 @@ impl Bench {
         Ok(findings)
     }
 
-    /// The first call of iteration 0 alone.
-    fn iterate_first(&mut self, case: &Case) -> Result<()> {
-        let calls = std::mem::replace(&mut self.calls, 1);
-        let result = self.iterate(case, 0, false);
-        self.calls = calls;
-        result
-    }
-
     fn input(&mut self, case: &Case) -> &mut [u8] {
         if case.in_place { self.recv.bytes() } else { self.send.bytes() }
     }
@@ -192,13 +187,13 @@ impl Bench {
         (place(input, geometry.input_count(me, case.root)), place(output, geometry.output_count(me, case.root)))
     }
 
-    /// The library's calls for one call of the case: one, or two where a rank both sends and receives.
-    fn calls_of(&mut self, case: &Case, start: usize) -> Vec<Call> {
+    /// The library's call on the piece that begins at `start`.
+    fn call(&mut self, case: &Case, start: usize) -> Call {
         let (me, geometry) = (self.comm.rank(), case.geometry);
         let (input, output) = self.places(case, start);
         let output = self.recv.span(output);
         let input = if case.in_place { self.recv.span(input) } else { self.send.span(input) };
-        let call = Call {
+        Call {
             collective: geometry.collective,
             dtype: geometry.dtype,
             op: case.op.map(|op| op.for_rank(me, geometry.dtype)),
@@ -207,16 +202,21 @@ impl Bench {
             counts: Counts::Even(geometry.count),
             input,
             output,
-        };
-        if geometry.collective != Collective::SendRecv {
+        }
+    }
+
+    /// A send and receive as the two messages it is for a rank; any other call as it is.
+    fn halves(&self, call: Call) -> Vec<Call> {
+        let (me, world) = (self.comm.rank(), self.comm.world());
+        if call.collective != Collective::SendRecv {
             return vec![call];
         }
-        if geometry.world == 1 {
+        if world == 1 {
             return vec![Call { root: me, ..call }];
         }
         vec![
-            Call { root: me, peer: next(me, geometry.world), output: Span::EMPTY, ..call.clone() },
-            Call { root: previous(me, geometry.world), peer: me, input: Span::EMPTY, ..call },
+            Call { root: me, peer: next(me, world), output: Span::EMPTY, ..call.clone() },
+            Call { root: previous(me, world), peer: me, input: Span::EMPTY, ..call },
         ]
     }
 }
@@ -272,10 +272,11 @@ impl Region {
         &mut bytemuck::cast_slice_mut(self.words())[skip..skip + len]
     }
 
+    #[allow(unsafe_code)]
     fn span(&mut self, range: Range<usize>) -> Span {
         let bytes = &mut self.bytes()[range];
-        // SAFETY: the bytes are ours and mapped until the region is dropped; `iterate`, the only user, holds the bench
-        // mutably while a call runs, so no reference to them is used meanwhile.
+        // SAFETY: the bytes are ours and mapped until the region is dropped; `make`, the only user, holds the bench
+        // mutably until its calls have ended, so no reference to them is used meanwhile.
         unsafe { Span::new(bytes.as_mut_ptr(), bytes.len()) }
     }
 }

@@ -120,18 +120,7 @@ fn start(settings: &Settings) -> std::result::Result<ExitCode, Failure> {
         return one_rank(process, settings).map(exit_code);
     }
     // More ranks than processes, or ranks with options of their own: they meet anew.
-    let mut id_bytes = [0; UniqueId::LEN_BYTES];
-    let mut root = None;
-    if process.rank() == 0 {
-        let id = UniqueId::new()?;
-        id_bytes = id.to_bytes();
-        root = Some(id);
-    }
-    process.broadcast(&mut id_bytes, 0)?;
-    let id = match root {
-        Some(id) => id,
-        None => UniqueId::from_bytes(&id_bytes)?,
-    };
+    let id = launch::new_id(&process)?;
     ranks(settings, &options, &id, process.rank(), process.world())
 }
 

@@ -153,13 +153,6 @@ fn write(report: &mut Option<&mut Report>, body: impl FnOnce(&mut Report) -> std
 
 /// The lines above the table: what runs, with which settings, and who takes part. Every rank must call it.
 fn comments(comm: &Communicator, settings: &Settings) -> Result<Vec<String>> {
-    let case = Case {
-        geometry: Geometry::new(settings.collective, settings.kinds[0].0, comm.world(), *settings.sizes.last().unwrap_or(&0)),
-        op: settings.kinds[0].1,
-        root: 0,
-        in_place: false,
-    };
-    let transport = explain::ask(comm, settings, &case)?.transport;
     let (first, last) = (settings.sizes.first().unwrap_or(&0), settings.sizes.last().unwrap_or(&0));
     let mut lines = vec![
         format!("roundel {} {}", env!("CARGO_PKG_VERSION"), crate::perf::args::binary_name(settings.collective)),
@@ -173,11 +166,12 @@ fn comments(comm: &Communicator, settings: &Settings) -> Result<Vec<String>> {
             settings.checks
         ),
         format!(
-            "{} on {}, transport {transport}, {} buffers{}",
+            "{} on {}, transport {}, {} buffers{}",
             plural(comm.world(), "rank"),
             plural(comm.hosts().len(), "host"),
+            comm.transport(),
             if settings.mapped { "mapped" } else { "ordinary" },
-            if comm.reproducible() { ", reproducible" } else { "" }
+            if comm.options().reproducible { ", reproducible" } else { "" }
         ),
         String::new(),
     ];
