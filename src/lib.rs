@@ -17,7 +17,10 @@ pub mod transport;
 pub mod tuner;
 pub mod types;
 
+pub use bootstrap::UniqueId;
+pub use comm::{Buffer, Communicator, Explanation, Failed, Group, Options, Owned, Work};
 pub use element::{Element, F8E4M3, F8E5M2};
 pub use engine::{Call, Counts};
 pub use error::{Error, OpId, Result, Signature};
+pub use topology::TransportChoice;
 pub use types::{Collective, DType, Rank, ReduceOp, Scalar};

@@ -26,6 +26,7 @@ mod gate;
 mod join;
 pub mod launcher;
 mod ledger;
+mod listening;
 mod nodelist;
 mod recent;
 mod root;

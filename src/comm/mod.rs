@@ -1,1 +1,310 @@
-//! Not written yet.
+//! The communicator: a group of ranks that call collectives together.
+//!
+//! This is the top floor: it alone knows every backend by name. [`World`](world) is what a rank has once, a
+//! [`Communicator`] is a group of ranks with links, signals and an engine of its own, so that communicators never wait for
+//! each other.
+#![deny(unsafe_code)]
+
+mod buffer;
+mod calls;
+mod explain;
+mod group;
+mod links;
+mod options;
+mod split;
+mod start;
+mod watch;
+mod work;
+mod world;
+
+pub use buffer::{Buffer, Owned};
+pub use explain::Explanation;
+pub use group::Group;
+pub use options::Options;
+pub use work::{Failed, Work};
+
+use crate::bootstrap::{Config, Registration, Root, RootAddr, UniqueId, launcher};
+use crate::transport::tcp::handshake::Secret;
+use crate::element::Element;
+use crate::engine::{Engine, Fate, Lane, Patience, Settings};
+use crate::error::{Error, Result};
+use crate::topology::detect;
+use crate::transport::Shared;
+use crate::transport::shm::{Area, AreaCard, AreaShape, Member, Neighbours};
+use crate::types::Rank;
+use links::Links;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+use watch::{Herald, Watch};
+use world::World;
+
+/// The communicator of all ranks.
+const WORLD_COMM: u64 = 0x526f_756e_6465_6c31;
+
+/// One rank's handle on a group of ranks.
+///
+/// Every rank of the group makes the same calls in the same order; what a rank passes to a call may differ, what the
+/// call is may not, and a difference is an [`Error::Mismatch`] on every rank. After an error other than a refused
+/// argument the communicator is finished: later calls repeat the error.
+///
+/// `Communicator` is `Send` and `Sync`. Threads may share one as long as all ranks see the same order of collectives;
+/// messages ([`send`](Communicator::send), [`recv`](Communicator::recv)) are ordered per pair of ranks only.
+///
+/// ```
+/// use roundel::{Communicator, Options, ReduceOp};
+///
+/// let ranks = Communicator::threads(3, Options::default())?;
+/// std::thread::scope(|scope| {
+///     for comm in &ranks {
+///         scope.spawn(move || {
+///             let mut data = [comm.rank() as f32; 4];
+///             comm.all_reduce_in_place(&mut data, ReduceOp::Sum).unwrap();
+///             assert_eq!(data, [3.0; 4]);
+///         });
+///     }
+/// });
+/// # Ok::<(), roundel::Error>(())
+/// ```
+pub struct Communicator {
+    engine: Arc<Engine>,
+    world: Arc<World>,
+    comm: u64,
+    me: Rank,
+    /// Rank of the communicator -> rank of the job.
+    members: Vec<Rank>,
+    hosts: Vec<Vec<Rank>>,
+    fate: Arc<Fate>,
+    /// Splits made so far.
+    splits: AtomicU64,
+    /// Keeps the news of the job coming.
+    _registration: Registration,
+}
+
+impl Communicator {
+    /// Joins the job that a launcher started this process in: torchrun, Open MPI, MPICH, Slurm, or `ROUNDEL_RANK` and
+    /// `ROUNDEL_WORLD_SIZE` with `ROUNDEL_UNIQUE_ID` or `ROUNDEL_MASTER_ADDR` (see [`launcher`]). Without any of them: a
+    /// world of one. Blocks until all ranks are there; options from `ROUNDEL_*`.
+    ///
+    /// ```no_run
+    /// let comm = roundel::Communicator::from_env()?;
+    /// println!("rank {} of {}", comm.rank(), comm.world());
+    /// # Ok::<(), roundel::Error>(())
+    /// ```
+    pub fn from_env() -> Result<Communicator> {
+        let options = Options::from_env()?;
+        let config = match launcher::detect(&|name| std::env::var(name).ok())? {
+            Some(launch) => launch.config(options.init_timeout, options.interface.clone()),
+            None => config(alone()?, 0, 1, &options),
+        };
+        Communicator::join(config, options)
+    }
+
+    /// Joins as `rank` of `world` the job that `id` names. Blocks until all ranks have, at most
+    /// [`Options::init_timeout`]; then the error says who is missing. Options from `ROUNDEL_*`.
+    ///
+    /// ```
+    /// use roundel::{Communicator, UniqueId};
+    /// let id = UniqueId::with_interface("lo")?;
+    /// let comm = Communicator::init(&id, 0, 1)?;
+    /// assert_eq!(comm.world(), 1);
+    /// # Ok::<(), roundel::Error>(())
+    /// ```
+    pub fn init(id: &UniqueId, rank: Rank, world: usize) -> Result<Communicator> {
+        Communicator::init_with(id, rank, world, Options::from_env()?)
+    }
+
+    /// [`Communicator::init`] with options of the caller's.
+    pub fn init_with(id: &UniqueId, rank: Rank, world: usize, options: Options) -> Result<Communicator> {
+        Communicator::join(config(Root::Id(id.clone()), rank, world, &options), options)
+    }
+
+    /// All `world` ranks in this process, in order: one for each thread of the caller's.
+    pub fn threads(world: usize, options: Options) -> Result<Vec<Communicator>> {
+        let id = UniqueId::with_interface("127.0.0.1")?;
+        std::thread::scope(|scope| {
+            let join = |rank| {
+                let (id, options) = (&id, options.clone());
+                scope.spawn(move || Communicator::init_with(id, rank, world, options))
+            };
+            let joining: Vec<_> = (0..world).map(join).collect();
+            let joined = joining.into_iter().map(|thread| thread.join().expect("joining does not panic"));
+            joined.collect()
+        })
+    }
+
+    fn join(config: Config, options: Options) -> Result<Communicator> {
+        let deadline = Instant::now() + options.init_timeout;
+        let (world, door) = World::join(config, options)?;
+        let everybody = (0..world.places.len()).collect();
+        let comm = Communicator::assemble(world, WORLD_COMM, everybody, deadline)?;
+        // All ranks have taken part in the exchange inside `assemble`, so all have attached.
+        drop(door);
+        Ok(comm)
+    }
+
+    /// Makes the communicator `comm` of the job's ranks `members`, in that order.
+    fn assemble(world: Arc<World>, comm: u64, members: Vec<Rank>, deadline: Instant) -> Result<Communicator> {
+        let me = members.iter().position(|&member| member == world.rank).expect("a rank assembles its own groups");
+        let hosts = regroup(&world.hosts, &members);
+        let here = hosts.iter().find(|host| host.contains(&me)).expect("every member is on a host").clone();
+        let options = world.options.clone();
+        let shape = AreaShape {
+            ranks: here.len(),
+            channels: usize::from(options.channels) + 1,
+            ring_bytes: options.ring_bytes,
+            stage_bytes: options.stage_bytes,
+        };
+        let position = here.iter().position(|&rank| rank == me).expect("this rank is here");
+        let (area, bell, card) = Area::create(&world.arena, shape, position)?;
+        let cards: Vec<AreaCard> = world.exchange(comm, &members, &card, deadline)?;
+        let neighbour = |&rank: &Rank| Member { arena: world.arenas[&members[rank]].clone(), card: cards[rank].clone() };
+        let neighbours = Neighbours::new(area, &here.iter().map(neighbour).collect::<Vec<_>>())?;
+        let neighbours = (here.len() > 1).then(|| Arc::new(neighbours));
+
+        let fate = Arc::new(Fate::new(members.len()));
+        let settings = Settings {
+            me,
+            hosts: hosts.clone(),
+            epoch: 0,
+            channels: options.channels,
+            wish: options.algorithm,
+            reproducible: options.reproducible,
+            timeout: options.timeout,
+            digest: digest(&options),
+            stage_bytes: options.stage_bytes,
+        };
+        let links = Links {
+            world: world.clone(),
+            fate: fate.clone(),
+            comm,
+            me,
+            members: members.clone(),
+            here: here.clone(),
+            neighbours: neighbours.clone(),
+        };
+        let waker = bell.waker();
+        if let Some(endpoint) = &world.endpoint {
+            let waker = waker.clone();
+            endpoint.watch(comm, Box::new(move || waker.wake()));
+        }
+        let shared = neighbours.map(|neighbours| Box::new(neighbours) as Box<dyn Shared>);
+        let lane = Lane::new(settings, fate.clone(), shared, Box::new(links));
+        let herald = Herald { control: Arc::downgrade(&world.control), comm, me };
+        let wake = {
+            let waker = waker.clone();
+            Box::new(move || waker.wake())
+        };
+        let patience = Patience::new(here.len(), detect::cpu_count());
+        let engine = Engine::new(lane, Box::new(bell), patience, Arc::new(herald), wake);
+        let watch =
+            Watch { fate: fate.clone(), members: members.clone(), wake: Box::new(move || waker.wake()) };
+        let registration = world.control.register(comm, Arc::new(watch));
+        Ok(Communicator {
+            engine,
+            world,
+            comm,
+            me,
+            members,
+            hosts,
+            fate,
+            splits: AtomicU64::new(0),
+            _registration: registration,
+        })
+    }
+
+    /// This rank's number in the communicator.
+    pub fn rank(&self) -> Rank {
+        self.me
+    }
+
+    /// How many ranks the communicator has.
+    pub fn world(&self) -> usize {
+        self.members.len()
+    }
+
+    /// The ranks grouped by who shares memory with whom.
+    pub fn hosts(&self) -> &[Vec<Rank>] {
+        &self.hosts
+    }
+
+    /// The settings in force.
+    pub fn options(&self) -> &Options {
+        &self.world.options
+    }
+
+    /// `Ok` while the communicator works; afterwards the error that ended it. Never blocks.
+    pub fn status(&self) -> Result<()> {
+        self.fate.check()
+    }
+
+    /// Ends the communicator on all ranks: calls in flight and later ones fail there with [`Error::Aborted`] and this
+    /// reason.
+    pub fn abort(&self, reason: &str) {
+        let error = Error::Aborted { by: self.me, reason: reason.to_string() };
+        if self.fate.fail(error.clone()) {
+            self.world.control.revoke(self.comm, &error);
+            self.engine.wake();
+        }
+    }
+
+    /// Zeroed memory for `count` elements that the other ranks of the host can map. Not collective: each rank allocates
+    /// for itself, and calls find out whether all of them did.
+    pub fn alloc<T: Element>(&self, count: usize) -> Result<Buffer<T>> {
+        let bytes = count.checked_mul(size_of::<T>()).filter(|&bytes| bytes <= isize::MAX as usize);
+        let bytes = bytes.ok_or_else(|| Error::invalid(format!("{count} elements of {} overflow", T::DTYPE)))?;
+        let block = self.world.arena.alloc_zeroed(bytes.max(1), 4096)?;
+        Ok(Buffer::new(block, count))
+    }
+}
+
+impl Drop for Communicator {
+    fn drop(&mut self) {
+        self.engine.close();
+    }
+}
+
+impl std::fmt::Debug for Communicator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Communicator {{ rank {} of {}, hosts {:?} }}", self.me, self.world(), self.hosts)
+    }
+}
+
+/// The job's hosts, as the members of a communicator number themselves, by lowest rank.
+fn regroup(hosts: &[Vec<Rank>], members: &[Rank]) -> Vec<Vec<Rank>> {
+    let here = |host: &Vec<Rank>| {
+        let ranks = members.iter().enumerate().filter(|(_, member)| host.contains(member));
+        ranks.map(|(rank, _)| rank).collect::<Vec<_>>()
+    };
+    let mut groups: Vec<Vec<Rank>> = hosts.iter().map(here).filter(|group| !group.is_empty()).collect();
+    groups.sort_unstable_by_key(|group| group[0]);
+    groups
+}
+
+fn config(root: Root, rank: Rank, world: usize, options: &Options) -> Config {
+    Config { root, rank, world, timeout: options.init_timeout, iface: options.interface.clone() }
+}
+
+/// The meeting place of a world of one, which nobody else can find.
+fn alone() -> Result<Root> {
+    Ok(Root::Address(RootAddr { hosts: vec![], ports: vec![], secret: Secret::random()?, job: "alone".into() }))
+}
+
+/// What must be set alike on all ranks; it is part of every call's signature.
+fn digest(options: &Options) -> u64 {
+    let algorithm = options.algorithm.map_or(0, |algorithm| algorithm as u64 + 1);
+    let words = [algorithm, options.channels.into(), options.reproducible.into(), options.stage_bytes as u64];
+    words.into_iter().fold(0, crate::engine::mix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_follow_the_new_numbering() {
+        let hosts = vec![vec![0, 1], vec![2, 3]];
+        assert_eq!(regroup(&hosts, &[3, 0, 2]), vec![vec![0, 2], vec![1]]);
+        assert_eq!(regroup(&hosts, &[1]), vec![vec![0]]);
+    }
+}

@@ -128,6 +128,27 @@ impl Engine {
         self.follow(state, &completion)
     }
 
+    /// Runs validated calls together; returns when all have ended, with the first error.
+    pub(crate) fn run_all(&self, calls: Vec<(Call, bool)>) -> Result<()> {
+        self.fate.check()?;
+        let completions: Vec<_> = calls.iter().map(|_| Arc::new(Completion::default())).collect();
+        let mut state = self.lock();
+        for ((call, in_place), completion) in calls.into_iter().zip(&completions) {
+            self.enqueue(&mut state, Submission { call, in_place, completion: completion.clone() });
+        }
+        if state.driving {
+            (self.wake)();
+        }
+        drop(state);
+        let outcomes: Vec<_> = completions.iter().map(|completion| self.follow(self.lock(), completion)).collect();
+        outcomes.into_iter().collect()
+    }
+
+    /// Makes the driver look around.
+    pub(crate) fn wake(&self) {
+        (self.wake)();
+    }
+
     /// Starts a validated call; the progress thread sees to it.
     pub(crate) fn start(self: &Arc<Self>, call: Call, in_place: bool) -> Result<Arc<Completion>> {
         self.fate.check()?;
@@ -172,11 +193,15 @@ impl Engine {
 
     fn submit(&self, submission: Submission) -> MutexGuard<'_, State> {
         let mut state = self.lock();
+        self.enqueue(&mut state, submission);
+        state
+    }
+
+    fn enqueue(&self, state: &mut State, submission: Submission) {
         state.inbox.push_back(submission);
         state.open += 1;
         // Relaxed: only a hint to look at the inbox, which the lock guards.
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        state
     }
 
     /// Until `completion` has its outcome: drive when nobody does, else wait.

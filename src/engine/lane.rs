@@ -19,7 +19,7 @@ use crate::engine::layout::Layout;
 use crate::error::{Error, Result};
 use crate::memory::{Block, Span};
 use crate::schedule::catalogue::{Algorithm, Shape};
-use crate::schedule::{Op, Port};
+use crate::schedule::{Op, Port, Program};
 use crate::transport::{Interest, Shared};
 use crate::tuner::{Situation, choose};
 use crate::types::{Collective, Rank, ReduceOp};
@@ -102,6 +102,15 @@ pub(crate) struct Lane {
     pub(super) signal_calls: u64,
     /// Reused lists of operands.
     operands: (Vec<Span>, Vec<Span>),
+}
+
+/// What [`Lane::outline`] tells.
+pub(crate) struct Outline {
+    pub(crate) algorithm: Algorithm,
+    pub(crate) chunk_bytes: usize,
+    pub(crate) slot_bytes: usize,
+    pub(crate) rounds: u32,
+    pub(crate) program: Program,
 }
 
 /// Which link ends and signals earlier calls still need.
@@ -458,6 +467,22 @@ impl Lane {
     /// The calls in flight, oldest first.
     pub(crate) fn tasks(&mut self) -> impl Iterator<Item = &mut Task> {
         self.tasks.iter_mut()
+    }
+
+    /// What this rank would run for a call, for people.
+    pub(crate) fn outline(&mut self, call: &Call, in_place: bool, mapped: bool) -> Result<Outline> {
+        let shape = self.settings.shape(call, in_place);
+        let algorithm = self.settings.choose(&shape, call, mapped)?;
+        let plan = self.plans.get(algorithm, &shape)?;
+        let layout = Layout::new(call, self.settings.world(), plan.program.chunks);
+        let (slot_bytes, round) = super::task::slots(&plan, &layout, self.settings.stage_bytes);
+        Ok(Outline {
+            algorithm,
+            chunk_bytes: layout.max_chunk_bytes(),
+            slot_bytes,
+            rounds: round.count(layout.max_chunk_bytes()),
+            program: plan.program.clone(),
+        })
     }
 
     /// The plan that runs a task's call when not all its neighbours' buffers are reachable.

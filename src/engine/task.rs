@@ -260,7 +260,7 @@ fn measured(op: &Op) -> Loc {
 }
 
 /// Slot size and rounds: a chunk that fits needs one round; otherwise slots are as large as they can be.
-fn slots(plan: &Plan, layout: &Layout, stage_bytes: usize) -> (usize, Round) {
+pub(super) fn slots(plan: &Plan, layout: &Layout, stage_bytes: usize) -> (usize, Round) {
     let whole = layout.max_chunk_bytes().next_multiple_of(64).max(64);
     let mut slot_bytes = whole;
     if plan.stage_slots > 0 {

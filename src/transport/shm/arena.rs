@@ -248,7 +248,7 @@ enum View {
 }
 
 impl PeerArena {
-    pub(super) fn of_this_process(arena: Arc<Arena>) -> PeerArena {
+    pub fn of_this_process(arena: Arc<Arena>) -> PeerArena {
         PeerArena { view: View::SameProcess(arena) }
     }
 

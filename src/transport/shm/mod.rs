@@ -31,6 +31,7 @@ mod area;
 mod arena;
 mod attach;
 mod doorbell;
+mod face;
 mod freelist;
 mod mapping;
 mod neighbours;
@@ -46,7 +47,7 @@ pub use area::{Area, AreaCard, AreaShape, MESSAGE_BYTES};
 pub use arena::{ARENA_SIZE_VARIABLE, Arena, Block, PeerArena};
 pub use attach::{Door, LocalCard, attach, same_process};
 pub use doorbell::{Doorbell, Nap, Waker};
-pub use neighbours::{Address, Member, Neighbours};
+pub use neighbours::{Member, Neighbours};
 
 use crate::error::{Error, Result};
 use std::io;

@@ -28,43 +28,10 @@ use super::doorbell::{Ringer, Waker};
 use super::ring::{Ring, RingRx, RingTx};
 use crate::error::{Error, Result};
 use crate::memory::Span;
-use crate::transport::{Rx, Tx};
-use serde::{Deserialize, Serialize};
+use crate::transport::{Address, Rx, Tx};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
-
-/// A buffer, told to a neighbour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Address {
-    /// Offset in the arena of the rank that tells it. Every rank of the host can reach it.
-    Arena(u64),
-    /// Address in the process of the rank that tells it. Only ranks of that process can reach it.
-    Process(u64),
-}
-
-impl Address {
-    const ARENA_BIT: u64 = 1 << 63;
-
-    /// The address as one word, for a message; 0 says that there is none.
-    pub fn to_word(address: Option<Address>) -> u64 {
-        match address {
-            // User addresses and offsets in an arena (which is mapped) are below 2^57.
-            Some(Address::Arena(offset)) => offset | Address::ARENA_BIT,
-            Some(Address::Process(address)) => address,
-            None => 0,
-        }
-    }
-
-    /// What [`Address::to_word`] made a word of.
-    pub fn from_word(word: u64) -> Option<Address> {
-        match word {
-            0 => None,
-            word if word & Address::ARENA_BIT != 0 => Some(Address::Arena(word & !Address::ARENA_BIT)),
-            word => Some(Address::Process(word)),
-        }
-    }
-}
 
 /// A rank of this host: its arena, from [`attach`](super::attach), and its area of this communicator.
 #[derive(Debug, Clone)]

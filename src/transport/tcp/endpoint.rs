@@ -138,10 +138,7 @@ impl Endpoint {
         deadline: Instant,
         cancelled: &dyn Fn() -> Option<Error>,
     ) -> Result<(TcpTx, TcpRx)> {
-        let sockets = u8::try_from(sockets)
-            .ok()
-            .filter(|sockets| *sockets > 0)
-            .ok_or_else(|| Error::invalid(format!("a link of {sockets} sockets; it may have 1 to 255")))?;
+        let sockets = socket_count(sockets)?;
         let streams = if me_connects {
             let pause = |timeout| self.lobby.pause(timeout);
             let connect_one = |socket| {
@@ -155,6 +152,20 @@ impl Endpoint {
         link(side.peer, streams)
     }
 
+    /// The link that the peer dials, if all its connections have come in: [`Endpoint::connect`] without waiting.
+    pub fn accepted(&self, side: LinkSide, sockets: usize) -> Result<Option<(TcpTx, TcpRx)>> {
+        let sockets = socket_count(sockets)?;
+        match self.lobby.lock().take(side, sockets)? {
+            Some(streams) => link(side.peer, streams).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Calls `arrived` whenever a connection of this communicator has come in, until [`Endpoint::forget`].
+    pub fn watch(&self, comm: u64, arrived: Box<dyn Fn() + Send>) {
+        self.lobby.lock().watchers.insert(comm, arrived);
+    }
+
     /// Lets every `connect` that sleeps ask its `cancelled` now. One that was just about to sleep asks 50 ms later.
     pub fn wake(&self) {
         self.lobby.changed.notify_all();
@@ -164,6 +175,7 @@ impl Endpoint {
     pub fn forget(&self, comm: u64) {
         let mut guests = self.lobby.lock();
         guests.parked.retain(|key, _| key.comm != comm);
+        guests.watchers.remove(&comm);
         guests.forgotten.push_back(comm);
         if guests.forgotten.len() > MAX_FORGOTTEN {
             guests.forgotten.pop_front();
@@ -181,6 +193,11 @@ impl Drop for Endpoint {
     }
 }
 
+fn socket_count(sockets: usize) -> Result<u8> {
+    let count = u8::try_from(sockets).ok().filter(|sockets| *sockets > 0);
+    count.ok_or_else(|| Error::invalid(format!("a link of {sockets} sockets; it may have 1 to 255")))
+}
+
 /// The connections that are proved and wait to be asked for.
 #[derive(Default)]
 struct Lobby {
@@ -192,6 +209,25 @@ struct Lobby {
 struct Guests {
     parked: HashMap<LinkKey, (TcpStream, u8)>,
     forgotten: VecDeque<u64>,
+    watchers: HashMap<u64, Box<dyn Fn() + Send>>,
+}
+
+impl Guests {
+    /// The connections of a link, once all are there.
+    fn take(&mut self, side: LinkSide, sockets: u8) -> Result<Option<Vec<TcpStream>>> {
+        let keys: Vec<LinkKey> = (0..sockets).map(|socket| side.key(false, socket)).collect();
+        let others = keys.iter().find_map(|key| self.parked.get(key).filter(|(_, theirs)| *theirs != sockets));
+        if let Some((_, theirs)) = others {
+            return Err(Error::bootstrap(format!(
+                "rank {} makes links of {theirs} sockets, rank {} of {sockets}; set the same on all ranks",
+                side.peer, side.me
+            )));
+        }
+        if !keys.iter().all(|key| self.parked.contains_key(key)) {
+            return Ok(None);
+        }
+        Ok(Some(keys.iter().filter_map(|key| self.parked.remove(key)).map(|(stream, _)| stream).collect()))
+    }
 }
 
 impl Lobby {
@@ -223,6 +259,9 @@ impl Lobby {
             // One that dials again has given up its earlier try.
             guests.parked.insert(hello.key, (stream, hello.sockets));
             self.changed.notify_all();
+            if let Some(arrived) = guests.watchers.get(&hello.key.comm) {
+                arrived();
+            }
         }
     }
 
@@ -235,21 +274,13 @@ impl Lobby {
         cancelled: &dyn Fn() -> Option<Error>,
     ) -> Result<Vec<TcpStream>> {
         let started = Instant::now();
-        let keys: Vec<LinkKey> = (0..sockets).map(|socket| side.key(false, socket)).collect();
         loop {
             if let Some(error) = cancelled() {
                 return Err(error);
             }
             let mut guests = self.lock();
-            let others = keys.iter().find_map(|key| guests.parked.get(key).filter(|(_, theirs)| *theirs != sockets));
-            if let Some((_, theirs)) = others {
-                return Err(Error::bootstrap(format!(
-                    "rank {} makes links of {theirs} sockets, rank {} of {sockets}; set the same on all ranks",
-                    side.peer, side.me
-                )));
-            }
-            if keys.iter().all(|key| guests.parked.contains_key(key)) {
-                return Ok(keys.iter().filter_map(|key| guests.parked.remove(key)).map(|(stream, _)| stream).collect());
+            if let Some(streams) = guests.take(side, sockets)? {
+                return Ok(streams);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

@@ -1,0 +1,83 @@
+//! What a call would do: the choice and the program, for people.
+#![forbid(unsafe_code)]
+
+use super::Communicator;
+use crate::engine::{Call, Counts};
+use crate::error::Result;
+use crate::memory::Span;
+use crate::schedule::Program;
+use crate::types::{Collective, DType, Rank, ReduceOp};
+
+/// How a call would run on this rank.
+#[derive(Debug, Clone)]
+pub struct Explanation {
+    /// The algorithm's name.
+    pub algorithm: &'static str,
+    /// "memory" (threads of one process), "shm", "tcp", or "shm+tcp".
+    pub transport: &'static str,
+    /// Parallel links.
+    pub channels: u8,
+    /// Pieces that the buffers are cut into.
+    pub chunks: u32,
+    /// The longest of them.
+    pub chunk_bytes: usize,
+    /// What a staging or scratch slot holds; 0 where the program uses none.
+    pub slot_bytes: usize,
+    /// How often the program runs to get through all of every chunk.
+    pub rounds: u32,
+    /// This rank's program.
+    pub program: Program,
+}
+
+impl Communicator {
+    /// What a call of `count` elements (as in [`Counts::Even`]) would do here. `mapped`: its buffers come from
+    /// [`Communicator::alloc`]. Local: asks no other rank and sends nothing.
+    ///
+    /// ```
+    /// # use roundel::{Collective, Communicator, DType, Options, ReduceOp};
+    /// let comm = Communicator::threads(2, Options::default())?.remove(0);
+    /// let plan = comm.explain(Collective::AllReduce, DType::F32, Some(ReduceOp::Sum), 1 << 20, 0, false, true)?;
+    /// println!("{} over {}:\n{}", plan.algorithm, plan.transport, plan.program);
+    /// # Ok::<(), roundel::Error>(())
+    /// ```
+    #[allow(clippy::too_many_arguments)]
+    pub fn explain(
+        &self,
+        collective: Collective,
+        dtype: DType,
+        op: Option<ReduceOp>,
+        count: usize,
+        root: Rank,
+        in_place: bool,
+        mapped: bool,
+    ) -> Result<Explanation> {
+        let counts = Counts::Even(count);
+        let call = Call { collective, dtype, op, root, peer: root, counts, input: Span::EMPTY, output: Span::EMPTY };
+        self.engine.with_lane(|lane| {
+            let outline = lane.outline(&call, in_place, mapped)?;
+            Ok(Explanation {
+                algorithm: outline.algorithm.name(),
+                transport: self.transport(),
+                channels: self.options().channels,
+                chunks: outline.program.chunks,
+                chunk_bytes: outline.chunk_bytes,
+                slot_bytes: outline.slot_bytes,
+                rounds: outline.rounds,
+                program: outline.program,
+            })
+        })
+    }
+
+    /// What the ranks' links are made of: "memory", "shm", "tcp" or "shm+tcp".
+    pub fn transport(&self) -> &'static str {
+        let shares = self.hosts.iter().any(|host| host.len() > 1);
+        let process = |rank: Rank| self.world.places[self.members[rank]].process;
+        let threads = shares && (0..self.world()).all(|rank| process(rank) == process(0));
+        match (self.hosts.len() > 1, shares) {
+            (false, _) if threads || self.world() == 1 => "memory",
+            (false, _) => "shm",
+            (true, false) => "tcp",
+            (true, true) => "shm+tcp",
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Which transport a link uses: rings between neighbours, TCP to everybody else. The one place that knows both.
+#![forbid(unsafe_code)]
+
+use super::world::World;
+use crate::engine::{Connector, Fate};
+use crate::error::Result;
+use crate::schedule::Port;
+use crate::transport::shm::Neighbours;
+use crate::transport::tcp::LinkSide;
+use crate::transport::{Rx, Tx};
+use crate::types::Rank;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Makes the links of one communicator when its engine asks for them.
+pub(super) struct Links {
+    pub(super) world: Arc<World>,
+    pub(super) fate: Arc<Fate>,
+    pub(super) comm: u64,
+    pub(super) me: Rank,
+    /// Rank of the communicator -> rank of the job.
+    pub(super) members: Vec<Rank>,
+    /// This host's ranks of the communicator, in the order of `neighbours`' positions.
+    pub(super) here: Vec<Rank>,
+    pub(super) neighbours: Option<Arc<Neighbours>>,
+}
+
+impl Connector for Links {
+    fn connect(&mut self, port: Port) -> Result<Option<(Box<dyn Tx>, Box<dyn Rx>)>> {
+        let position = self.here.iter().position(|&rank| rank == port.peer);
+        if let (Some(position), Some(neighbours)) = (position, &self.neighbours) {
+            // Channel numbers of schedules count from 0; the one for messages is the last.
+            let channel = usize::from(port.channel).min(neighbours.shape().channels - 1);
+            return Ok(Some(neighbours.link(position, channel)));
+        }
+        let World { endpoint, options, .. } = &*self.world;
+        let endpoint = endpoint.as_ref().expect("a rank without neighbours on every port has an endpoint");
+        let side = LinkSide { comm: self.comm, me: self.me, peer: port.peer, channel: port.channel };
+        let sockets = usize::from(options.sockets);
+        let ends = if self.me < port.peer {
+            let cancelled = || self.fate.check().err();
+            let deadline = Instant::now() + options.timeout;
+            let address = self.world.address(self.members[port.peer])?;
+            Some(endpoint.connect(address, side, sockets, true, deadline, &cancelled)?)
+        } else {
+            endpoint.accepted(side, sockets)?
+        };
+        Ok(ends.map(|(tx, rx)| (Box::new(tx) as Box<dyn Tx>, Box::new(rx) as Box<dyn Rx>)))
+    }
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        if let Some(endpoint) = &self.world.endpoint {
+            endpoint.forget(self.comm);
+        }
+    }
+}

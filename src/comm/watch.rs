@@ -1,0 +1,66 @@
+//! Between the control plane and one communicator's engine: news of the job become the communicator's fate, and the
+//! engine's failures become news.
+#![forbid(unsafe_code)]
+
+use crate::bootstrap::{Control, Listener};
+use crate::engine::{Fate, Reporter};
+use crate::error::{Error, Signature};
+use crate::types::Rank;
+use std::sync::{Arc, Weak};
+
+/// Translates the ranks of the job to those of the communicator, and wakes its driver.
+pub(super) struct Watch {
+    pub(super) fate: Arc<Fate>,
+    /// Rank of the communicator -> rank of the job.
+    pub(super) members: Vec<Rank>,
+    pub(super) wake: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Watch {
+    fn local(&self, world_rank: Rank) -> Option<Rank> {
+        self.members.iter().position(|&member| member == world_rank)
+    }
+}
+
+impl Listener for Watch {
+    fn peer_lost(&self, world_rank: Rank, what: &str) {
+        if let Some(rank) = self.local(world_rank) {
+            self.fate.fail(Error::PeerLost { suspects: vec![rank], what: what.to_string(), during: None });
+            (self.wake)();
+        }
+    }
+
+    fn peer_left(&self, world_rank: Rank) {
+        if let Some(rank) = self.local(world_rank) {
+            self.fate.leave(rank);
+            (self.wake)();
+        }
+    }
+
+    fn revoked(&self, _comm: u64, error: &Error) {
+        self.fate.fail(error.clone());
+        (self.wake)();
+    }
+}
+
+/// Tells the other ranks what this one's engine found out. Holds the control plane weakly: a communicator that is being
+/// dropped has nobody to tell.
+pub(super) struct Herald {
+    pub(super) control: Weak<Control>,
+    pub(super) comm: u64,
+    pub(super) me: Rank,
+}
+
+impl Reporter for Herald {
+    fn failed(&self, error: &Error) {
+        if let Some(control) = self.control.upgrade() {
+            control.revoke(self.comm, error);
+        }
+    }
+
+    fn stalled(&self, signature: Signature) {
+        if let Some(control) = self.control.upgrade() {
+            control.report_stalled(self.comm, self.me, signature);
+        }
+    }
+}
