@@ -28,7 +28,8 @@ fn program(path: &str, line: &str) -> Command {
     let mut command = Command::new(path);
     command.args(line.split_whitespace()).stdin(Stdio::null());
     for (name, _) in std::env::vars() {
-        let launcher = ["ROUNDEL_", "OMPI_", "PMI", "SLURM_", "TORCHELASTIC_"].iter().any(|prefix| name.starts_with(prefix));
+        let launcher =
+            ["ROUNDEL_", "OMPI_", "PMI", "SLURM_", "TORCHELASTIC_"].iter().any(|prefix| name.starts_with(prefix));
         if launcher || ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"].contains(&name.as_str()) {
             command.env_remove(name);
         }
@@ -215,7 +216,9 @@ fn files_for_people_and_programs() {
     assert!(csv.starts_with("op,dtype,redop,root,ranks,bytes,count,in_place"), "{csv}");
     assert_eq!(csv.lines().count(), 1 + 3 * 2);
     let picture = read("plot.svg");
-    assert!(picture.starts_with("<svg") && picture.contains("bus bandwidth") && picture.contains("all_reduce, 2 ranks"));
+    assert!(
+        picture.starts_with("<svg") && picture.contains("bus bandwidth") && picture.contains("all_reduce, 2 ranks")
+    );
     std::fs::remove_dir_all(&folder).unwrap();
 }
 

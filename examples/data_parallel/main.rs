@@ -65,11 +65,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     if let Some(code) = launch::local(args.procs)? {
         return Ok(code);
     }
-    let mut comm = Communicator::from_env()?;
-    if options.reproducible != comm.options().reproducible {
-        comm = Communicator::init_with(&launch::new_id(&comm)?, comm.rank(), comm.world(), options)?;
-    }
-    rank(&comm, args)?;
+    rank(&Communicator::from_env_with(options)?, args)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -48,13 +48,27 @@ pub struct Args {
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000), help_heading = "Measuring")]
     iters: Option<u32>,
     /// Iterations before the timed ones, at every size
-    #[arg(short = 'w', long = "warmup_iters", alias = "warmup-iters", value_name = "N", default_value_t = 1, help_heading = "Measuring")]
+    #[arg(
+        short = 'w',
+        long = "warmup_iters",
+        alias = "warmup-iters",
+        value_name = "N",
+        default_value_t = 1,
+        help_heading = "Measuring"
+    )]
     warmup_iters: u32,
     /// Calls in flight at once in every iteration
     #[arg(short = 'm', long = "agg_iters", alias = "agg-iters", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Measuring")]
     agg_iters: u32,
     /// Do everything so many times; 0: until interrupted
-    #[arg(short = 'N', long = "run_cycles", alias = "run-cycles", value_name = "N", default_value_t = 1, help_heading = "Measuring")]
+    #[arg(
+        short = 'N',
+        long = "run_cycles",
+        alias = "run-cycles",
+        value_name = "N",
+        default_value_t = 1,
+        help_heading = "Measuring"
+    )]
     run_cycles: u32,
     /// 0: call after call; 1: a barrier after every call; 2: every call through a Work handle
     #[arg(short = 'z', long, value_name = "0|1|2", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2), help_heading = "Measuring")]
@@ -266,7 +280,9 @@ impl Args {
         let (sizes, step) = match (self.stepbytes, self.stepfactor) {
             (Some(0), _) => return Err("-i 0 would never end".into()),
             (_, Some(0 | 1)) => return Err("-f must be at least 2".into()),
-            (Some(bytes), _) => (stepped(self.minbytes, maxbytes, |size| size.checked_add(bytes)), format!("{bytes}(bytes)")),
+            (Some(bytes), _) => {
+                (stepped(self.minbytes, maxbytes, |size| size.checked_add(bytes)), format!("{bytes}(bytes)"))
+            }
             (None, factor) => {
                 let factor = factor.unwrap_or(4);
                 (stepped(self.minbytes, maxbytes, |size| size.max(1).checked_mul(factor)), format!("{factor}(factor)"))

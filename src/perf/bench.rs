@@ -13,7 +13,7 @@
 
 use crate::error::{Error, Result};
 use crate::memory::Span;
-use crate::perf::data::{Pattern, RedOp, Recipe};
+use crate::perf::data::{Pattern, Recipe, RedOp};
 use crate::perf::geometry::{Geometry, Source, next, previous};
 use crate::types::{Collective, Rank};
 use crate::{Buffer, Call, Communicator, Counts};

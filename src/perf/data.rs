@@ -422,7 +422,10 @@ mod tests {
                 for world in WORLDS {
                     let recipe = Recipe { dtype, op: Some(op), world, seed: 7 };
                     for index in (0..PERIOD).step_by(151) {
-                        assert!(exact_in_any_order(&recipe, op, index), "{dtype} {op:?} {world} ranks, element {index}");
+                        assert!(
+                            exact_in_any_order(&recipe, op, index),
+                            "{dtype} {op:?} {world} ranks, element {index}"
+                        );
                         let expected = recipe.reduced_value(index);
                         let Value::Float(number) = expected else { panic!("an integer for {dtype}") };
                         assert_eq!(decode(expected.encode(dtype), dtype), number, "{dtype} {op:?} {world}");

@@ -21,7 +21,18 @@ pub fn ask(comm: &Communicator, settings: &Settings, case: &Case) -> Result<Expl
 pub fn head() -> String {
     format!(
         "#{:>11}  {:>12}  {:>8}  {:>6}  {:>6}  {:<28}  {:<9}  {:>8}  {:>6}  {:>10}  {:>10}  {:>6}",
-        "size(B)", "count", "type", "redop", "root", "algorithm", "transport", "channels", "chunks", "chunk(B)", "slot(B)", "rounds"
+        "size(B)",
+        "count",
+        "type",
+        "redop",
+        "root",
+        "algorithm",
+        "transport",
+        "channels",
+        "chunks",
+        "chunk(B)",
+        "slot(B)",
+        "rounds"
     )
 }
 

@@ -29,7 +29,13 @@ pub struct Measured {
 }
 
 /// Runs a case on all ranks. `None`: rank 0 asked to stop, because nobody reads its output any more.
-pub fn measure(bench: &mut Bench, settings: &Settings, case: &Case, loops: usize, stop: bool) -> Result<Option<Measured>> {
+pub fn measure(
+    bench: &mut Bench,
+    settings: &Settings,
+    case: &Case,
+    loops: usize,
+    stop: bool,
+) -> Result<Option<Measured>> {
     let Some(iters) = agree_on_iterations(bench, settings, case, loops, stop)? else { return Ok(None) };
     let stats = time(bench, settings, case, iters)?;
     let mut findings = Findings::default();
@@ -47,7 +53,13 @@ pub fn measure(bench: &mut Bench, settings: &Settings, case: &Case, loops: usize
 }
 
 /// Rank 0 decides, from `-n` or from how long a call took it, and tells the others.
-fn agree_on_iterations(bench: &mut Bench, settings: &Settings, case: &Case, loops: usize, stop: bool) -> Result<Option<u32>> {
+fn agree_on_iterations(
+    bench: &mut Bench,
+    settings: &Settings,
+    case: &Case,
+    loops: usize,
+    stop: bool,
+) -> Result<Option<u32>> {
     for iteration in 0..settings.warmup as usize {
         bench.iterate(case, iteration, settings.pace == Pace::Nonblocking)?;
     }

@@ -24,7 +24,7 @@ pub mod row;
 pub mod stats;
 pub mod sweep;
 
-use crate::bootstrap::UniqueId;
+use crate::bootstrap::{Root, UniqueId};
 use crate::error::{Error, Result};
 use crate::types::{Collective, Rank};
 use crate::{Communicator, Options, launch};
@@ -53,7 +53,11 @@ pub fn main(collective: Collective) -> ExitCode {
             let text = error.to_string();
             let first_part = text.split("\n\n").next().unwrap_or(&text);
             let line = first_part.split_whitespace().collect::<Vec<_>>().join(" ");
-            eprintln!("{}: {} (--help lists all flags)", args::binary_name(collective), line.trim_start_matches("error: "));
+            eprintln!(
+                "{}: {} (--help lists all flags)",
+                args::binary_name(collective),
+                line.trim_start_matches("error: ")
+            );
             return ExitCode::from(BAD_USAGE);
         }
     };
@@ -104,24 +108,29 @@ fn start(settings: &Settings) -> std::result::Result<ExitCode, Failure> {
         .into());
     }
     let options = options(settings)?;
-    let mut procs = settings.procs;
-    if settings.threads > 1 {
-        procs = procs.or(Some(1));
-    }
-    if launched.is_none() && procs == Some(1) {
-        let id = UniqueId::with_interface("127.0.0.1")?;
-        return ranks(settings, &options, &id, 0, 1);
-    }
-    if let Some(code) = launch::local(procs.unwrap_or_else(launch::default_procs))? {
+    let procs = settings.procs.or((settings.threads > 1).then_some(1));
+    let is_alone = launched.is_none() && procs == Some(1);
+    if !is_alone && let Some(code) = launch::local(procs.unwrap_or_else(launch::default_procs))? {
         return Ok(code);
     }
-    let process = Communicator::from_env()?;
-    if settings.threads == 1 && !settings.reproducible && settings.timeout.is_none() {
-        return one_rank(process, settings).map(exit_code);
+    let Some(launched) = launched else {
+        return ranks(settings, &options, &UniqueId::with_interface("127.0.0.1")?, 0, 1);
+    };
+    if settings.threads == 1 {
+        let comm = Communicator::from_env_with(options)?;
+        return one_rank(comm, settings).map(exit_code);
     }
-    // More ranks than processes, or ranks with options of their own: they meet anew.
+    // Several ranks a process. Under our own launcher they meet at the id they were given; other launchers' processes
+    // meet first, to hand one around.
+    if let Root::Id(id) = &launched.root {
+        return ranks(settings, &options, id, launched.rank, launched.world);
+    }
+    let process = Communicator::from_env_with(options.clone())?;
     let id = launch::new_id(&process)?;
-    ranks(settings, &options, &id, process.rank(), process.world())
+    let code = ranks(settings, &options, &id, process.rank(), process.world())?;
+    // The id's root lives in the first process: nobody may still need it when that ends.
+    process.barrier()?;
+    Ok(code)
 }
 
 fn options(settings: &Settings) -> Result<Options> {
@@ -159,7 +168,8 @@ fn ranks(
     drop(end);
     let mut outcome = Outcome::Right;
     for _ in 0..settings.threads {
-        let lost = || Failure { rank: None, error: Error::Aborted { by: process, reason: "a rank's thread panicked".into() } };
+        let lost =
+            || Failure { rank: None, error: Error::Aborted { by: process, reason: "a rank's thread panicked".into() } };
         // The first failure ends the process, and with it the other threads.
         if ended.recv().map_err(|_| lost())?? == Outcome::Wrong {
             outcome = Outcome::Wrong;
@@ -181,7 +191,8 @@ fn one_rank(comm: Communicator, settings: &Settings) -> std::result::Result<Outc
         if let Some(path) = &settings.plot {
             let title = format!("{}, {world} ranks", settings.collective);
             let picture = plot::svg(&title, report.rows()).map_err(Error::invalid)?;
-            std::fs::write(path, picture).map_err(|error| Error::system(format!("writing {}", path.display()), error))?;
+            std::fs::write(path, picture)
+                .map_err(|error| Error::system(format!("writing {}", path.display()), error))?;
         }
         Ok(outcome)
     };

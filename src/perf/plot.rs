@@ -67,7 +67,11 @@ fn point(row: &Row, side: &Side) -> Option<(f64, f64, f64)> {
     (point.0 > 0.0 && point.2 > 0.0).then_some(point)
 }
 
-fn draw(picture: &mut String, title: &str, lines: &[Line]) -> Result<(), DrawingAreaErrorKind<impl std::error::Error + Send + Sync + use<>>> {
+fn draw(
+    picture: &mut String,
+    title: &str,
+    lines: &[Line],
+) -> Result<(), DrawingAreaErrorKind<impl std::error::Error + Send + Sync + use<>>> {
     let area = SVGBackend::with_string(picture, SIZE_PIXELS).into_drawing_area();
     area.fill(&WHITE)?;
     let area = area.titled(title, ("sans-serif", 22))?;
@@ -109,7 +113,8 @@ fn panel<DB: DrawingBackend>(
         let color = COLORS[index % COLORS.len()];
         let points: Vec<(f64, f64)> =
             line.points.iter().map(|point| (point.0, value(point))).filter(|point| point.1 > 0.0).collect();
-        chart.draw_series(LineSeries::new(points.iter().copied(), color.stroke_width(2)))?
+        chart
+            .draw_series(LineSeries::new(points.iter().copied(), color.stroke_width(2)))?
             .label(&line.label)
             .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 20, y)], color.stroke_width(2)));
         chart.draw_series(points.iter().map(|&point| Circle::new(point, 3, color.filled())))?;
@@ -157,10 +162,13 @@ mod tests {
 
     #[test]
     fn the_picture_has_axes_lines_and_a_legend() {
-        let rows: Vec<Row> = (3..26).step_by(2).map(|shift| sample(1 << shift, 3.0 + f64::exp2(shift.into()) / 5e3)).collect();
+        let rows: Vec<Row> =
+            (3..26).step_by(2).map(|shift| sample(1 << shift, 3.0 + f64::exp2(shift.into()) / 5e3)).collect();
         let picture = svg("all_reduce, 4 ranks", &rows).unwrap();
         assert!(picture.starts_with("<svg"));
-        for words in ["all_reduce, 4 ranks", "bus bandwidth (GB/s)", "time (us)", "float sum, out of place", "in place", "32K"] {
+        for words in
+            ["all_reduce, 4 ranks", "bus bandwidth (GB/s)", "time (us)", "float sum, out of place", "in place", "32K"]
+        {
             assert!(picture.contains(words), "{words}");
         }
         assert!(picture.matches("<polyline").count() >= 4);

@@ -75,7 +75,8 @@ impl Report {
     pub fn head(&mut self, comments: &[String]) -> io::Result<()> {
         match self.stdout_has {
             Contents::Table => {
-                let lines: Vec<String> = comments.iter().map(|line| format!("# {line}").trim_end().to_string()).collect();
+                let lines: Vec<String> =
+                    comments.iter().map(|line| format!("# {line}").trim_end().to_string()).collect();
                 self.line(&lines.join("\n"))?;
                 self.line(&table_head(self.columns).join("\n"))?;
             }

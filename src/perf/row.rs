@@ -93,7 +93,9 @@ impl Row {
 
     /// The sides that ran; `true` is in place.
     pub fn sides(&self) -> impl Iterator<Item = (bool, &Side)> {
-        [(false, &self.out_of_place), (true, &self.in_place)].into_iter().filter_map(|(which, side)| Some((which, side.as_ref()?)))
+        [(false, &self.out_of_place), (true, &self.in_place)]
+            .into_iter()
+            .filter_map(|(which, side)| Some((which, side.as_ref()?)))
     }
 
     /// The line of the table.
@@ -169,7 +171,11 @@ pub fn table_head(columns: Columns) -> [String; 3] {
     let over = format!("#{stamp}{:51}{:^side_width$}{:^side_width$}", "", "out-of-place", "in-place");
     [
         over.trim_end().to_string(),
-        line(["size", "count", "type", "redop", "root"], ["time", "algbw", "busbw", "#wrong"], ["i_min", "i_max", "i_p99", "i_cv"]),
+        line(
+            ["size", "count", "type", "redop", "root"],
+            ["time", "algbw", "busbw", "#wrong"],
+            ["i_min", "i_max", "i_p99", "i_cv"],
+        ),
         line(["(B)", "(elements)", "", "", ""], ["(us)", "(GB/s)", "(GB/s)", ""], ["(us)", "(us)", "(us)", ""]),
     ]
 }
@@ -202,7 +208,11 @@ pub fn csv(record: &[Value; FIELDS.len()]) -> String {
 
 /// A number with as many decimals, at most two, as fit.
 fn fit(value: f64, width: usize) -> String {
-    (0..=2).rev().map(|decimals| format!("{value:.decimals$}")).find(|text| text.len() <= width).unwrap_or_else(|| format!("{value:.1e}"))
+    (0..=2)
+        .rev()
+        .map(|decimals| format!("{value:.decimals$}"))
+        .find(|text| text.len() <= width)
+        .unwrap_or_else(|| format!("{value:.1e}"))
 }
 
 fn thousandths(value: f64) -> Value {
@@ -279,10 +289,7 @@ pub(crate) mod tests {
         assert_eq!(parsed["busbw_GBps"], 1.2);
         assert_eq!(parsed["time_us_p99"], 12.0);
         assert_eq!(parsed["root"], Value::Null);
-        assert_eq!(
-            csv(record),
-            "all_reduce,float,sum,,4,8000,2000,false,3,10.0,10.0,9.0,12.0,0.8,1.2,0,ring,shm,2"
-        );
+        assert_eq!(csv(record), "all_reduce,float,sum,,4,8000,2000,false,3,10.0,10.0,9.0,12.0,0.8,1.2,0,ring,shm,2");
     }
 
     #[test]

@@ -68,7 +68,8 @@ pub fn run(comm: Communicator, settings: &Settings, mut report: Option<&mut Repo
     let mut cycle = 0;
     while settings.cycles.is_none_or(|cycles| cycle < cycles) {
         for &(geometry, op, root) in &rows {
-            let Some((row, findings)) = one_row(&mut bench, settings, (geometry, op, root), rows.len(), &mut report)? else {
+            let Some((row, findings)) = one_row(&mut bench, settings, (geometry, op, root), rows.len(), &mut report)?
+            else {
                 return Ok(Outcome::Right);
             };
             wrong |= findings != Findings::default();
@@ -121,10 +122,18 @@ fn one_row(
 /// What the table has no column for.
 fn complain(row: &Row, findings: Findings) {
     if findings.outside > 0 {
-        tracing::error!("at {} bytes: {} bytes beside the output were overwritten", row.geometry.size_bytes(), findings.outside);
+        tracing::error!(
+            "at {} bytes: {} bytes beside the output were overwritten",
+            row.geometry.size_bytes(),
+            findings.outside
+        );
     }
     if findings.input_changed > 0 {
-        tracing::error!("at {} bytes: {} elements of the input were changed", row.geometry.size_bytes(), findings.input_changed);
+        tracing::error!(
+            "at {} bytes: {} elements of the input were changed",
+            row.geometry.size_bytes(),
+            findings.input_changed
+        );
     }
 }
 
@@ -189,7 +198,8 @@ fn plural(count: usize, noun: &str) -> String {
 /// Process and host of every rank, in words.
 fn everybody(comm: &Communicator) -> Result<Vec<String>> {
     const CARD_BYTES: usize = 64;
-    let host = nix::sys::utsname::uname().map_or(String::new(), |names| names.nodename().to_string_lossy().into_owned());
+    let host =
+        nix::sys::utsname::uname().map_or(String::new(), |names| names.nodename().to_string_lossy().into_owned());
     let card = format!("Pid {:>7} on {host}", std::process::id());
     let mut mine = [b' '; CARD_BYTES];
     let len = card.len().min(CARD_BYTES);
