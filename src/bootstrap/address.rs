@@ -131,7 +131,10 @@ impl RootAddr {
             for address in &addresses {
                 match interface::listen(*address, Some(one)) {
                     Ok(listener) => listeners.push(listener),
-                    Err(Error::System { errno: libc::EADDRNOTAVAIL, .. }) => foreign.push(*address),
+                    // The second where this host has no IPv6 and the name has an IPv6 address.
+                    Err(Error::System { errno: libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT, .. }) => {
+                        foreign.push(*address)
+                    }
                     Err(error @ Error::System { errno: libc::EADDRINUSE, .. }) => {
                         occupied = Some(error);
                         continue 'ports;
@@ -148,7 +151,7 @@ impl RootAddr {
                 self.hosts.join(" or ")
             )));
         }
-        Err(occupied.unwrap_or_else(|| Error::invalid("the root has no port to listen on")))
+        Err(occupied.unwrap_or_else(|| Error::invalid("the root has no port to listen on; widen ROUNDEL_PORT_RANGE")))
     }
 }
 
@@ -159,10 +162,10 @@ pub(super) fn port_range(env: &dyn Fn(&str) -> Option<String>) -> Result<Option<
     Ok(Some(range))
 }
 
-/// The ports at which the root of `job` may be, the same for all its ranks.
-pub(super) fn candidate_ports(range: Option<PortRange>, job: &str) -> Vec<u16> {
+/// The ports at which the root of `job` may be, the same for all its ranks. Never `taken`, which the launcher holds.
+pub(super) fn candidate_ports(range: Option<PortRange>, job: &str, taken: Option<u16>) -> Vec<u16> {
     let range = range.unwrap_or_else(|| DEFAULT_PORTS.parse().expect("the default is well-formed")).ports();
-    let mut free: Vec<u16> = range.collect();
+    let mut free: Vec<u16> = range.filter(|port| Some(*port) != taken).collect();
     let mut chosen = Vec::new();
     for round in 0..CANDIDATE_COUNT.min(free.len()) {
         let hash = digest("roundel root port", &[job.as_bytes(), &[round as u8]]);
@@ -188,18 +191,19 @@ mod tests {
     #[test]
     fn candidates_are_distinct_inside_the_range_and_differ_between_jobs() {
         let range = "21000-21099".parse().unwrap();
-        let mut ports = candidate_ports(Some(range), "a");
-        assert_eq!(ports, candidate_ports(Some(range), "a"));
-        assert_ne!(ports, candidate_ports(Some(range), "b"));
+        let mut ports = candidate_ports(Some(range), "a", None);
+        assert_eq!(ports, candidate_ports(Some(range), "a", None));
+        assert_ne!(ports, candidate_ports(Some(range), "b", None));
         assert!(ports.iter().all(|port| range.ports().contains(port)));
         ports.sort_unstable();
         ports.dedup();
         assert_eq!(ports.len(), CANDIDATE_COUNT);
 
-        let mut all = candidate_ports(Some("21000-21002".parse().unwrap()), "a");
+        let mut all = candidate_ports(Some("21000-21002".parse().unwrap()), "a", None);
         all.sort_unstable();
         assert_eq!(all, [21000, 21001, 21002], "a narrow range is used whole");
-        assert!(candidate_ports(None, "a").iter().all(|port| (20000..30000).contains(port)));
+        assert!(candidate_ports(Some("21000".parse().unwrap()), "a", Some(21000)).is_empty());
+        assert!(candidate_ports(None, "a", None).iter().all(|port| (20000..30000).contains(port)));
     }
 
     #[test]

@@ -6,27 +6,19 @@
 #![forbid(unsafe_code)]
 
 use super::address::Root;
-use super::digest::digest;
-use super::recent::Recent;
+use super::member::{Event, Link, Shared};
 use super::seats::Patience;
-use super::wire::{self, CONTROL_VERSION, ExchangeError, ExchangeId, FromRoot, Hello, MAX_WORLD, Outbox, ToRoot};
-use super::{MAX_CONTRIBUTION_BYTES, deadline_after, join, listening, lock, root};
+use super::wire::{CONTROL_VERSION, Hello, MAX_WORLD, ToRoot};
+use super::{MAX_CONTRIBUTION_BYTES, deadline_after, join, listening, root};
 use crate::error::{Error, Result, Signature};
 use crate::topology::detect::process_id;
 use crate::transport::tcp::interface;
 use crate::types::Rank;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex};
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// After its deadline an exchange waits so long for the root to say who was missing.
-const GRACE: Duration = Duration::from_secs(2);
-/// Failed communicators that are remembered for those who register late.
-const REMEMBERED: usize = 4096;
 
 /// What a rank needs to join.
 #[derive(Debug, Clone)]
@@ -65,52 +57,6 @@ pub struct Control {
 pub struct Registration {
     shared: Arc<Shared>,
     id: u64,
-}
-
-pub(super) struct Shared {
-    rank: Rank,
-    world: usize,
-    local_ip: IpAddr,
-    /// None in a world of one.
-    pub(super) link: Option<Link>,
-    state: Mutex<State>,
-    /// An exchange has moved on, or the control plane has ended.
-    changed: Condvar,
-}
-
-/// The connection to the root.
-pub(super) struct Link {
-    pub(super) stream: TcpStream,
-    pub(super) outbox: Mutex<Outbox>,
-    /// Written to, it wakes the control thread.
-    waker: UnixStream,
-    /// Ranks in the root's process.
-    beside_root: Vec<Rank>,
-}
-
-struct State {
-    leaving: bool,
-    /// Why nothing comes from the root any more.
-    ended: Option<Error>,
-    exchanges: HashMap<ExchangeId, Exchange>,
-    listeners: BTreeMap<u64, (u64, Arc<dyn Listener>)>,
-    next_listener: u64,
-    lost: BTreeMap<Rank, String>,
-    left: BTreeSet<Rank>,
-    revoked: Recent<u64, Error>,
-}
-
-/// An exchange that this rank waits for.
-struct Exchange {
-    parts: Vec<Option<Vec<u8>>>,
-    failure: Option<ExchangeError>,
-}
-
-/// What the listeners are told.
-enum Event {
-    Lost(Rank, String),
-    Left(Rank),
-    Revoked(u64, Error),
 }
 
 impl Control {
@@ -165,11 +111,7 @@ impl Control {
             None if reached_from.is_loopback() && !root.is_loopback() => interface::resolve(None)?,
             None => reached_from,
         };
-        let (woken, waker) = UnixStream::pair().map_err(no_link)?;
-        woken.set_nonblocking(true).map_err(no_link)?;
-        waker.set_nonblocking(true).map_err(no_link)?;
-        let (stream, beside_root) = (joined.stream, joined.beside_root);
-        let link = Link { stream, outbox: Mutex::default(), waker, beside_root };
+        let (link, woken) = Link::new(joined.stream, joined.beside_root).map_err(no_link)?;
         let shared = Arc::new(Shared::new(rank, world, local_ip, Some(link)));
         let (listener, inbox) = (shared.clone(), joined.inbox);
         let thread = std::thread::Builder::new()
@@ -218,9 +160,10 @@ impl Control {
         }
     }
 
-    /// Tells all ranks that communicator `comm` has failed. If several say so, the first is heard, by everybody.
+    /// Tells all ranks that communicator `comm` has failed. If several say so, the first is heard, by everybody. Where the
+    /// root is gone it is told to this rank's own listeners.
     pub fn revoke(&self, comm: u64, error: &Error) {
-        match &self.shared.link {
+        match self.shared.living_link() {
             Some(link) => link.send(&ToRoot::Revoke { comm, error: error.clone() }),
             None => self.shared.announce(Event::Revoked(comm, error.clone())),
         }
@@ -237,25 +180,17 @@ impl Control {
 
     /// Tells all ranks that the data link to `world_rank` broke, unless it has left in good order.
     pub fn report_lost(&self, world_rank: Rank, what: &str) {
-        if let Some(link) = &self.shared.link {
-            link.send(&ToRoot::Lost { rank: world_rank, what: what.to_string() });
+        match self.shared.living_link() {
+            Some(link) => link.send(&ToRoot::Lost { rank: world_rank, what: what.to_string() }),
+            None if world_rank < self.shared.world => self.shared.announce(Event::Lost(world_rank, what.to_string())),
+            None => {}
         }
     }
 
     /// Lets `listener` hear of ranks that go, and of the failure of communicator `comm`. What has happened already is told
     /// before this returns.
     pub fn register(&self, comm: u64, listener: Arc<dyn Listener>) -> Registration {
-        let mut state = lock(&self.shared.state);
-        let id = state.next_listener;
-        state.next_listener += 1;
-        state.listeners.insert(id, (comm, listener.clone()));
-        let (lost, left, revoked) = (state.lost.clone(), state.left.clone(), state.revoked.get(&comm).cloned());
-        drop(state);
-        lost.iter().for_each(|(rank, what)| listener.peer_lost(*rank, what));
-        left.iter().for_each(|rank| listener.peer_left(*rank));
-        if let Some(error) = revoked {
-            listener.revoked(comm, &error);
-        }
+        let id = self.shared.register(comm, listener);
         Registration { shared: self.shared.clone(), id }
     }
 
@@ -277,9 +212,8 @@ impl std::fmt::Debug for Control {
 impl Drop for Control {
     /// Says goodbye. Returns when the root has heard it, or has been given a moment to.
     fn drop(&mut self) {
-        let (Some(link), Some(thread)) = (&self.shared.link, self.thread.take()) else { return };
-        lock(&self.shared.state).leaving = true;
-        link.wake();
+        let Some(thread) = self.thread.take() else { return };
+        self.shared.leave();
         // A listener may hold the last handle; its thread cannot wait for itself, and ends by itself.
         if thread.thread().id() != std::thread::current().id() {
             let _ = thread.join();
@@ -289,188 +223,7 @@ impl Drop for Control {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let listener = lock(&self.shared.state).listeners.remove(&self.id);
-        // Dropped without the lock: its own drop may use the control plane.
-        drop(listener);
-    }
-}
-
-impl Link {
-    /// Sends as much as goes at once; the control thread sends the rest. A broken connection shows when it is read.
-    pub(super) fn send(&self, message: &ToRoot) {
-        let frame = match wire::encode(message) {
-            Ok(frame) => frame,
-            Err(error) => return tracing::error!(%error, "cannot tell the root"),
-        };
-        let mut outbox = lock(&self.outbox);
-        outbox.push(Arc::new(frame));
-        if outbox.flush(&self.stream).is_err() {
-            *outbox = Outbox::default();
-        }
-        if !outbox.is_empty() {
-            drop(outbox);
-            self.wake();
-        }
-    }
-
-    fn wake(&self) {
-        // A full pipe wakes just as well.
-        let _ = (&self.waker).write(&[0]);
-    }
-}
-
-impl Shared {
-    fn new(rank: Rank, world: usize, local_ip: IpAddr, link: Option<Link>) -> Shared {
-        let state = State {
-            leaving: false,
-            ended: None,
-            exchanges: HashMap::new(),
-            listeners: BTreeMap::new(),
-            next_listener: 0,
-            lost: BTreeMap::new(),
-            left: BTreeSet::new(),
-            revoked: Recent::new(REMEMBERED),
-        };
-        Shared { rank, world, local_ip, link, state: Mutex::new(state), changed: Condvar::new() }
-    }
-
-    pub(super) fn is_leaving(&self) -> bool {
-        lock(&self.state).leaving
-    }
-
-    fn exchange(
-        &self,
-        link: &Link,
-        tag: u64,
-        members: &[Rank],
-        mine: Vec<u8>,
-        deadline: Instant,
-    ) -> Result<Vec<Vec<u8>>> {
-        let began = Instant::now();
-        let exchange = exchange_id(tag, members);
-        {
-            let mut state = lock(&self.state);
-            if state.exchanges.contains_key(&exchange) {
-                return Err(Error::invalid(format!("exchange {tag} among {members:?} is already under way")));
-            }
-            state.exchanges.insert(exchange, Exchange { parts: vec![None; members.len()], failure: None });
-        }
-        link.send(&ToRoot::Contribute { exchange, members: members.to_vec(), bytes: mine });
-        let mut state = lock(&self.state);
-        let mut limit = deadline;
-        let outcome = loop {
-            let entry = state.exchanges.get_mut(&exchange).expect("only this call removes it");
-            if let Some(failure) = entry.failure.take() {
-                break Err(in_words(failure, began.elapsed()));
-            }
-            if entry.parts.iter().all(Option::is_some) {
-                break Ok(std::mem::take(&mut entry.parts).into_iter().flatten().collect());
-            }
-            if let Some(error) = &state.ended {
-                break Err(error.clone());
-            }
-            let now = Instant::now();
-            if now < limit {
-                let waited = self.changed.wait_timeout(state, limit - now);
-                state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
-            } else if limit == deadline {
-                // The root decides whether it is too late, for all members alike.
-                link.send(&ToRoot::GiveUp { exchange });
-                limit = now.max(deadline) + GRACE;
-            } else {
-                let waiting_for = link.beside_root.clone();
-                break Err(Error::Timeout { waiting_for, after: began.elapsed(), during: None });
-            }
-        };
-        state.exchanges.remove(&exchange);
-        outcome
-    }
-
-    /// The root has spoken.
-    pub(super) fn hear(&self, message: FromRoot) {
-        match message {
-            FromRoot::Part { exchange, index, bytes } => self.advance(exchange, |waiting| {
-                if let Some(part) = waiting.parts.get_mut(index) {
-                    *part = Some(bytes);
-                }
-            }),
-            FromRoot::ExchangeFailed { exchange, error } => {
-                self.advance(exchange, |waiting| waiting.failure = Some(error));
-            }
-            FromRoot::Revoked { comm, error } => self.announce(Event::Revoked(comm, error)),
-            FromRoot::Lost { rank, what } => self.announce(Event::Lost(rank, what)),
-            FromRoot::Left { rank } => self.announce(Event::Left(rank)),
-            FromRoot::Start { .. } | FromRoot::Refused(_) | FromRoot::Failed { .. } => {
-                tracing::debug!("the root says again how the join ended");
-            }
-        }
-    }
-
-    fn advance(&self, exchange: ExchangeId, how: impl FnOnce(&mut Exchange)) {
-        if let Some(waiting) = lock(&self.state).exchanges.get_mut(&exchange) {
-            how(waiting);
-            self.changed.notify_all();
-        }
-    }
-
-    /// The root is gone, and with it the ranks of its process that had not left before.
-    pub(super) fn root_ended(&self, what: &str) {
-        let Some(link) = &self.link else { return };
-        let left = lock(&self.state).left.clone();
-        let fallen: Vec<Rank> =
-            link.beside_root.iter().copied().filter(|rank| *rank != self.rank && !left.contains(rank)).collect();
-        for rank in &fallen {
-            self.announce(Event::Lost(*rank, what.to_string()));
-        }
-        let error = if fallen.is_empty() {
-            Error::bootstrap(format!("the process of the root service is gone ({what}), so ranks cannot be reached"))
-        } else {
-            Error::PeerLost { suspects: fallen, what: what.to_string(), during: None }
-        };
-        tracing::debug!(rank = self.rank, what, "the control plane has ended");
-        lock(&self.state).ended = Some(error);
-        self.changed.notify_all();
-    }
-
-    /// Remembers what happened, once, and tells the listeners.
-    fn announce(&self, event: Event) {
-        let mut state = lock(&self.state);
-        let is_news = match &event {
-            Event::Lost(rank, what) => state.lost.insert(*rank, what.clone()).is_none(),
-            Event::Left(rank) => state.left.insert(*rank),
-            Event::Revoked(comm, error) => {
-                let is_news = state.revoked.get(comm).is_none();
-                state.revoked.entry(*comm, || error.clone());
-                is_news
-            }
-        };
-        if !is_news {
-            return;
-        }
-        let listeners: Vec<(u64, Arc<dyn Listener>)> = state.listeners.values().cloned().collect();
-        drop(state);
-        for (registered_for, listener) in listeners {
-            match &event {
-                Event::Lost(rank, what) => listener.peer_lost(*rank, what),
-                Event::Left(rank) => listener.peer_left(*rank),
-                Event::Revoked(comm, error) if *comm == registered_for => listener.revoked(*comm, error),
-                Event::Revoked(..) => {}
-            }
-        }
-    }
-}
-
-fn exchange_id(tag: u64, members: &[Rank]) -> ExchangeId {
-    let members: Vec<u8> = members.iter().flat_map(|member| (*member as u64).to_le_bytes()).collect();
-    let mut id = ExchangeId::default();
-    id.copy_from_slice(&digest("roundel exchange", &[&tag.to_le_bytes(), &members])[..16]);
-    id
-}
-
-fn in_words(failure: ExchangeError, after: Duration) -> Error {
-    match failure {
-        ExchangeError::Late { missing } => Error::Timeout { waiting_for: missing, after, during: None },
-        ExchangeError::Gone { rank, what } => Error::PeerLost { suspects: vec![rank], what, during: None },
+        self.shared.unregister(self.id);
     }
 }
 

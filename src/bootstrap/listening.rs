@@ -2,7 +2,7 @@
 //! rank leaves.
 #![forbid(unsafe_code)]
 
-use super::control::Shared;
+use super::member::Shared;
 use super::sleep_until;
 use super::wire::{FromRoot, Inbox, Outbox, ToRoot};
 use nix::poll::{PollFd, PollFlags};

@@ -4,7 +4,9 @@
 //!   launcher      rank, world and the root's address, from what the launcher left in the environment
 //!   unique_id     the same by hand: 128 bytes, made in one process and handed to all ranks
 //!   control       a rank's end of the control plane: exchange, revoke, who is gone
-//!     join        finds the root and proves to be of the job
+//!     join          finds the root and proves to be of the job
+//!     member        what has happened to the job, and who is to be told
+//!     listening     the thread that hears it
 //!   root          the other end, a star's middle: one thread in one process of the job
 //!     gate          strangers stay outside
 //!     seats         each rank gets one
@@ -27,12 +29,16 @@ mod join;
 pub mod launcher;
 mod ledger;
 mod listening;
+mod member;
 mod nodelist;
 mod recent;
 mod root;
 mod seats;
 mod unique_id;
 mod wire;
+
+#[cfg(test)]
+mod tests;
 
 pub use address::{Root, RootAddr};
 pub use control::{Config, Control, Listener, Registration};

@@ -53,7 +53,7 @@ pub(super) fn start(
 
 enum Phase {
     Filling(Seats),
-    Running(Ledger),
+    Running(Box<Ledger>),
 }
 
 /// A rank that was let in.
@@ -151,7 +151,7 @@ impl Root {
         let Phase::Filling(seats) = &self.phase else { return };
         if seats.is_full() {
             let beside_root = seats.beside(self.process);
-            self.phase = Phase::Running(Ledger::new(seats.world()));
+            self.phase = Phase::Running(Box::new(Ledger::new(seats.world())));
             self.post(vec![(Audience::Everybody, FromRoot::Start { beside_root })]);
         }
     }

@@ -172,10 +172,18 @@ impl fmt::Debug for UniqueId {
 
 /// The bytes that pairs of hexadecimal digits spell.
 pub(super) fn from_hex(text: &str) -> Option<Vec<u8>> {
-    if text.len() % 2 != 0 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+    if !text.len().is_multiple_of(2) || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}
+
+/// An id of changed bytes with a checksum that fits.
+#[cfg(test)]
+pub(super) fn resealed(mut bytes: [u8; UniqueId::LEN_BYTES]) -> UniqueId {
+    let checksum = checksum(&bytes);
+    bytes[CHECKSUM_AT..].copy_from_slice(&checksum);
+    UniqueId::from_bytes(&bytes).unwrap()
 }
 
 #[cfg(test)]

@@ -61,9 +61,9 @@ impl<'env> Group<'env> {
         let me = self.comm.rank();
         self.comm.validate(&call)?;
         match call.collective {
-            Collective::SendRecv if call.root == me && call.peer == me => Err(Error::invalid(
-                "add a message of a rank to itself as a send and a receive",
-            )),
+            Collective::SendRecv if call.root == me && call.peer == me => {
+                Err(Error::invalid("add a message of a rank to itself as a send and a receive"))
+            }
             _ => {
                 self.calls.push(call);
                 Ok(())

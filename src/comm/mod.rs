@@ -24,13 +24,13 @@ pub use options::Options;
 pub use work::{Failed, Work};
 
 use crate::bootstrap::{Config, Registration, Root, RootAddr, UniqueId, launcher};
-use crate::transport::tcp::handshake::Secret;
 use crate::element::Element;
 use crate::engine::{Engine, Fate, Lane, Patience, Settings};
 use crate::error::{Error, Result};
 use crate::topology::detect;
 use crate::transport::Shared;
 use crate::transport::shm::{Area, AreaCard, AreaShape, Member, Neighbours};
+use crate::transport::tcp::handshake::Secret;
 use crate::types::Rank;
 use links::Links;
 use std::sync::Arc;
@@ -162,7 +162,8 @@ impl Communicator {
         let position = here.iter().position(|&rank| rank == me).expect("this rank is here");
         let (area, bell, card) = Area::create(&world.arena, shape, position)?;
         let cards: Vec<AreaCard> = world.exchange(comm, &members, &card, deadline)?;
-        let neighbour = |&rank: &Rank| Member { arena: world.arenas[&members[rank]].clone(), card: cards[rank].clone() };
+        let neighbour =
+            |&rank: &Rank| Member { arena: world.arenas[&members[rank]].clone(), card: cards[rank].clone() };
         let neighbours = Neighbours::new(area, &here.iter().map(neighbour).collect::<Vec<_>>())?;
         let neighbours = (here.len() > 1).then(|| Arc::new(neighbours));
 
@@ -201,8 +202,7 @@ impl Communicator {
         };
         let patience = Patience::new(here.len(), detect::cpu_count());
         let engine = Engine::new(lane, Box::new(bell), patience, Arc::new(herald), wake);
-        let watch =
-            Watch { fate: fate.clone(), members: members.clone(), wake: Box::new(move || waker.wake()) };
+        let watch = Watch { fate: fate.clone(), members: members.clone(), wake: Box::new(move || waker.wake()) };
         let registration = world.control.register(comm, Arc::new(watch));
         Ok(Communicator {
             engine,

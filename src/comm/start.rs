@@ -2,10 +2,10 @@
 //! them back. Calls that were started run in the order in which they were started, beside each other where they can.
 #![forbid(unsafe_code)]
 
+use super::Communicator;
 use super::buffer::Owned;
 use super::calls::call;
 use super::work::Work;
-use super::Communicator;
 use crate::element::Element;
 use crate::engine::{Call, Counts};
 use crate::error::Result;

@@ -15,7 +15,7 @@
 //! [`host`] is the device that every machine has. CUDA and wgpu will stand beside it as `device::cuda` and
 //! `device::wgpu`, with
 //! - the same three functions, over memory of theirs (and the host's, where they can map it);
-//! - the same bits: [`host::reference`] is the definition, and its conformance tests are to be stamped on every device.
+//! - the same bits: [`host::reference`](mod@host::reference) is the definition, and its conformance tests are to be stamped on every device.
 //!   An element's result depends on its operands and their order alone, never on its position, on alignment or on where
 //!   the engine cut the spans;
 //! - a queue instead of a return: work is put in line and a *mark* behind it, and the engine asks a mark whether it was

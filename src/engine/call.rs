@@ -71,7 +71,9 @@ impl Call {
             return Err(Error::invalid(format!("{name}: peer {} in a world of {world}", self.peer)));
         }
         let sizes = self.sizes(me, world)?;
-        for (which, span, need) in [("input", self.input, sizes.input_bytes), ("output", self.output, sizes.output_bytes)] {
+        for (which, span, need) in
+            [("input", self.input, sizes.input_bytes), ("output", self.output, sizes.output_bytes)]
+        {
             if span.len() != need {
                 return Err(Error::invalid(format!(
                     "{name} on rank {me}: the {which} has {} bytes, the call needs {need} ({:?} of {})",

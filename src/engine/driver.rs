@@ -166,7 +166,11 @@ impl Engine {
                 return Err(Error::system("starting the progress thread", error));
             }
         }
-        if state.driving { (self.wake)() } else { self.changed.notify_all() }
+        if state.driving {
+            (self.wake)()
+        } else {
+            self.changed.notify_all()
+        }
         Ok(completion)
     }
 

@@ -10,7 +10,7 @@
 
 use super::call::{Call, Counts};
 use crate::schedule::{Loc, Space};
-use crate::types::{Collective, Rank};
+use crate::types::Collective;
 
 /// Chunks begin on multiples of this, so that two ranks never write one cache line.
 const LINE_BYTES: usize = 64;
@@ -110,12 +110,6 @@ impl Layout {
             len_bytes: (chunk.len_bytes - skipped).min(round.piece_bytes),
         }
     }
-
-    /// The block that a rank owns starts here, in a buffer that holds all of them.
-    #[cfg(test)]
-    fn block_start(&self, rank: Rank) -> usize {
-        self.block_starts[rank]
-    }
 }
 
 /// Which round, and how many bytes of a chunk a round moves.
@@ -206,7 +200,7 @@ mod tests {
         let layout = Layout::new(&call(Collective::AllGather, Counts::Blocks(vec![3, 0, 40])), 3, 6);
         assert_eq!(layout.chunk(Loc::output(0, 4)), Piece { offset_bytes: 12, len_bytes: 128 });
         assert_eq!(layout.chunk(Loc::input(2, 5)), Piece { offset_bytes: 128, len_bytes: 32 });
-        assert_eq!(layout.block_start(2), 12);
+        assert_eq!(layout.block_starts, [0, 12, 12]);
     }
 
     #[test]

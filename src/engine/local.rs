@@ -25,44 +25,32 @@ struct EntryMessage {
     signature: Signature,
     /// [`Algorithm`] as a number.
     algorithm: u64,
-    input: WireAddress,
-    output: WireAddress,
+    /// [`Address::to_word`] of its buffers.
+    input: u64,
+    output: u64,
 }
 
 const _: () = assert!(size_of::<EntryMessage>() <= MESSAGE_BYTES);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-struct WireAddress {
-    /// 0: no buffer, 1: in the arena, 2: in the process.
-    kind: u64,
-    value: u64,
+/// The word that tells neighbours where a buffer is. `None`: they could not reach it.
+fn address_word(shared: &dyn Shared, span: Span) -> Option<u64> {
+    if span.is_empty() {
+        return Some(Address::to_word(None));
+    }
+    shared.address_of(span).map(|address| Address::to_word(Some(address)))
 }
 
-impl WireAddress {
-    fn new(shared: &dyn Shared, span: Span) -> Option<WireAddress> {
-        if span.is_empty() {
-            return Some(WireAddress { kind: 0, value: 0 });
-        }
-        Some(match shared.address_of(span)? {
-            Address::Arena(value) => WireAddress { kind: 1, value },
-            Address::Process(value) => WireAddress { kind: 2, value },
-        })
-    }
-
-    fn resolve(self, shared: &dyn Shared, neighbour: usize, len_bytes: usize) -> Option<Span> {
-        match self.kind {
-            0 => (len_bytes == 0).then_some(Span::EMPTY),
-            1 => shared.resolve(neighbour, Address::Arena(self.value), len_bytes),
-            2 => shared.resolve(neighbour, Address::Process(self.value), len_bytes),
-            _ => None,
-        }
+/// The neighbour's buffer behind such a word.
+fn resolve(shared: &dyn Shared, neighbour: usize, word: u64, len_bytes: usize) -> Option<Span> {
+    match Address::from_word(word) {
+        None => (len_bytes == 0).then_some(Span::EMPTY),
+        Some(address) => shared.resolve(neighbour, address, len_bytes),
     }
 }
 
 /// True when every neighbour can reach the call's buffers.
 pub(super) fn reachable(shared: &dyn Shared, call: &Call) -> bool {
-    WireAddress::new(shared, call.input).is_some() && WireAddress::new(shared, call.output).is_some()
+    address_word(shared, call.input).is_some() && address_word(shared, call.output).is_some()
 }
 
 /// How a wait ended.
@@ -92,12 +80,11 @@ fn begin(task: &mut Task, shared: &dyn Shared, signals: u64, calls: u64, neighbo
 /// Gives this rank's next signal; the first one of a call carries its message.
 pub(super) fn signal(task: &mut Task, shared: &mut dyn Shared, signals: &mut u64) {
     if task.entry == Entry::Fresh {
-        let nowhere = WireAddress { kind: 0, value: 0 };
         let message = EntryMessage {
             signature: task.signature,
             algorithm: task.plan.algorithm as u64,
-            input: WireAddress::new(shared, task.call.input).unwrap_or(nowhere),
-            output: WireAddress::new(shared, task.call.output).unwrap_or(nowhere),
+            input: address_word(shared, task.call.input).unwrap_or(0),
+            output: address_word(shared, task.call.output).unwrap_or(0),
         };
         shared.publish(task.parity, bytemuck::bytes_of(&message));
         task.entry = Entry::Announced(0);
@@ -159,8 +146,8 @@ fn agree(lane: &mut Lane, task: &mut Task) -> Result<Waited> {
     task.buffers.peers = vec![(Span::EMPTY, Span::EMPTY); task.fold.world() as usize];
     for (neighbour, &rank) in neighbours.iter().enumerate() {
         let sizes = task.call.sizes(rank, task.fold.world() as usize)?;
-        let reach = |address: WireAddress, len_bytes| {
-            address.resolve(shared, neighbour, len_bytes).ok_or_else(|| Error::PeerLost {
+        let reach = |word: u64, len_bytes| {
+            resolve(shared, neighbour, word, len_bytes).ok_or_else(|| Error::PeerLost {
                 suspects: vec![rank],
                 what: "named a buffer outside its shared memory".into(),
                 during: None,

@@ -26,5 +26,5 @@ pub use driver::Reporter;
 pub(crate) use driver::{Engine, Patience};
 pub use fate::Fate;
 pub(crate) use lane::{Lane, Settings};
-pub(crate) use task::mix;
 pub use port::Connector;
+pub(crate) use task::mix;

@@ -5,7 +5,6 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, Result, Signature};
-use crate::memory::Span;
 use crate::schedule::Port;
 use crate::transport::{Rx, Tx};
 use crate::types::Rank;
@@ -130,14 +129,6 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn new(port: Port) -> Link {
         Link { port, ends: None, full: false, hungry: false }
-    }
-
-    /// Hands over bytes; remembers when there was no room.
-    pub(crate) fn send(&mut self, from: Span) -> Result<usize> {
-        let Some((tx, _)) = &mut self.ends else { return Ok(0) };
-        let sent = tx.send(from)?;
-        self.full |= sent < from.len();
-        Ok(sent)
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) enum Entry {
 }
 
 /// A call in flight.
-pub(super) struct Task {
+pub(crate) struct Task {
     pub(super) plan: Arc<Plan>,
     pub(super) layout: Layout,
     pub(super) rounds: u32,
@@ -101,7 +101,8 @@ const SCRATCH_SLOT_BYTES: usize = 256 << 10;
 
 impl Task {
     pub(super) fn new(parts: Parts) -> Task {
-        let Parts { plan, layout, call, signature, me, world, stage_bytes, links, timeout, in_place, completion } = parts;
+        let Parts { plan, layout, call, signature, me, world, stage_bytes, links, timeout, in_place, completion } =
+            parts;
         let (slot_bytes, round) = slots(&plan, &layout, stage_bytes);
         let rounds = round.count(layout.max_chunk_bytes());
         let op = OpId { collective: call.collective, sequence: signature.sequence };
@@ -309,7 +310,7 @@ pub(super) fn signature(call: &Call, sequence: u64, epoch: u32, settings: u64) -
 
 /// FNV-1a over words: a fixed function, so that every rank and build computes the same.
 pub(crate) fn mix(hash: u64, word: u64) -> u64 {
-    word.to_le_bytes().iter().fold(hash ^ 0xcbf2_9ce4_8422_2325, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    word.to_le_bytes()
+        .iter()
+        .fold(hash ^ 0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }

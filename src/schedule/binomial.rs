@@ -7,13 +7,14 @@
 //!                         step 3   0 -> 1    2 -> 3    4 -> 5    6 -> 7
 //! ```
 //!
-//! | | steps | bytes sent per rank, at most |
-//! |---|---|---|
-//! | broadcast | ceil(log2 n) | S ceil(log2 n), the root |
-//! | reduce | ceil(log2 n) | S |
-//! | gather | ceil(log2 n) | S/n times the largest subtree, at most S/2 |
-//! | scatter | ceil(log2 n) | (n-1)/n S, the root |
+//! | | bytes sent per rank, at most |
+//! |---|---|
+//! | broadcast | S ceil(log2 n), the root |
+//! | reduce | S |
+//! | gather | S/n times the largest subtree, at most S/2 |
+//! | scatter | (n-1)/n S, the root |
 //!
+//! ceil(log2 n) steps; the longest chain of messages, which is the depth of the tree, is floor(log2 n).
 //! Gather and scatter move whole subtrees: what a rank only passes on lies in its private slots. Any root: position 0
 //! of the group. Source: MPICH's and Open MPI's trees of the same name.
 #![forbid(unsafe_code)]
@@ -87,7 +88,8 @@ pub(super) fn gather(draft: &mut Draft, group: &Group, blocks: &Blocks) {
     }
 }
 
-/// The root has all blocks at their `have`; every rank ends with its own at `into`, and passes on others through theirs.
+/// The root has all blocks at their `have`; every rank ends with its own at `into`, and passes on others through
+/// theirs.
 pub(super) fn scatter(draft: &mut Draft, group: &Group, blocks: &Blocks) {
     let (n, at) = (group.len(), group.at);
     match parent(at) {

@@ -82,7 +82,8 @@ pub fn predict(programs: &[Program], shape: &Shape, bytes: usize, model: &CostMo
         return Duration::from_nanos(run(programs, shape, piece_bytes, rounds, model));
     }
     let (fewer, most) = (MOST_ROUNDS - 1, MOST_ROUNDS);
-    let (before, after) = (run(programs, shape, piece_bytes, fewer, model), run(programs, shape, piece_bytes, most, model));
+    let (before, after) =
+        (run(programs, shape, piece_bytes, fewer, model), run(programs, shape, piece_bytes, most, model));
     Duration::from_nanos(after + after.saturating_sub(before) * (rounds - most) as u64)
 }
 
@@ -185,5 +186,89 @@ impl Watch for Clock<'_> {
             _ => {}
         }
         Ok(end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::catalogue::{self, Algorithm};
+    use crate::types::Collective;
+
+    /// A machine of round numbers: 10 us and 1 ns/B between hosts, 1 us and a quarter of that inside.
+    const MODEL: CostModel = CostModel {
+        local: LinkCost { latency_ns: 1_000.0, ns_per_byte: 0.25 },
+        remote: LinkCost { latency_ns: 10_000.0, ns_per_byte: 1.0 },
+        memory_ns_per_byte: 0.25,
+        reduce_ns_per_byte: 0.125,
+        sync_ns: 500.0,
+        step_ns: 100.0,
+        slice_bytes: 64 << 10,
+        link_bytes: 256 << 10,
+        slot_bytes: 256 << 10,
+    };
+
+    fn time(algorithm: Algorithm, shape: &Shape, bytes: usize) -> Duration {
+        let programs: Vec<Program> =
+            (0..shape.world()).map(|me| catalogue::program(algorithm, shape, me).unwrap()).collect();
+        predict(&programs, shape, bytes, &MODEL)
+    }
+
+    #[test]
+    fn one_message_is_what_the_table_says() {
+        let shape = Shape { peer: 1, ..Shape::apart(Collective::SendRecv, 2) };
+        let (send, travel, receive) = (100 + 1_000, 10_000, 100 + 250);
+        assert_eq!(time(Algorithm::Pairwise, &shape, 1_000), Duration::from_nanos(send + travel + receive));
+        // On one host the link is the local one.
+        let shape = Shape { peer: 1, ..Shape::one_host(Collective::SendRecv, 2) };
+        assert_eq!(time(Algorithm::Pairwise, &shape, 1_000), Duration::from_nanos(350 + 1_000 + 350));
+    }
+
+    #[test]
+    fn one_reduction_in_memory_is_what_the_table_says() {
+        let shape = Shape::one_host(Collective::AllReduce, 2);
+        let meet = 100 + 500 + 100;
+        // Two operands and two results of half of 4000 bytes.
+        let reduce = 100 + 2_000 / 2 + 2_000 / 8;
+        assert_eq!(time(Algorithm::FlatPush, &shape, 4_000), Duration::from_nanos(meet + reduce + meet));
+    }
+
+    #[test]
+    fn small_vectors_want_few_steps_and_large_ones_few_bytes() {
+        let shape = Shape::apart(Collective::AllReduce, 16);
+        let [small, large] = [64, 64 << 20].map(|bytes| {
+            [Algorithm::RecursiveDoubling, Algorithm::Pat, Algorithm::Ring]
+                .map(|algorithm| time(algorithm, &shape, bytes))
+        });
+        assert!(small[0] < small[1] && small[1] < small[2], "{small:?}");
+        assert!(large[0] > large[1] && large[0] > large[2], "{large:?}");
+        // 2 (n-1)/n of the vector are sent and received, half of it is added: less than a tenth is latency.
+        let bytes = f64::from(64 << 20);
+        let floor = Duration::from_nanos((bytes * 15.0 / 16.0 * (2.0 * 1.0 + 2.0 * 0.25 + 0.125)) as u64);
+        assert!(large[2] >= floor && large[2] < floor * 11 / 10, "{:?} against {floor:?}", large[2]);
+    }
+
+    #[test]
+    fn a_chain_is_a_pipeline() {
+        let shape = Shape::apart(Collective::Broadcast, 9);
+        let (one, whole) = (time(Algorithm::Chain, &shape, 64 << 10), time(Algorithm::Chain, &shape, 8 * (64 << 10)));
+        assert!(whole < one * 3, "eight slices through eight links: {whole:?} against {one:?} for one slice");
+    }
+
+    #[test]
+    fn mapped_buffers_beat_staging() {
+        for collective in [Collective::AllReduce, Collective::ReduceScatter, Collective::AllGather] {
+            let shape = Shape::one_host(collective, 8);
+            let (flat, staged) = (time(Algorithm::FlatPush, &shape, 8 << 20), time(Algorithm::Staged, &shape, 8 << 20));
+            assert!(flat < staged, "{collective}: {flat:?} against {staged:?}");
+        }
+    }
+
+    #[test]
+    fn many_rounds_are_extrapolated_evenly() {
+        let shape = Shape::one_host(Collective::AllReduce, 4);
+        let rounds = |rounds: usize| time(Algorithm::Staged, &shape, rounds * 4 * MODEL.slot_bytes).as_nanos();
+        let (three, four, ten) = (rounds(3), rounds(4), rounds(10));
+        assert_eq!(ten - three, (four - three) * 7);
     }
 }

@@ -15,7 +15,8 @@
 //! | all-reduce, reduce | 2 | 2(n-1)/n S, S for reduce |
 //!
 //! Rank r sends to r+1, r+2, .. in that order, so nobody is everybody's first target. The price: n(n-1) links, and n-1
-//! private slots for what arrives. Source: the two-shot all-reduce of NCCL, vLLM and MSCCL++ (`allreduce2`), over links.
+//! private slots for what arrives. Source: the two-shot all-reduce of NCCL, vLLM and MSCCL++ (`allreduce2`), over
+//! links.
 #![forbid(unsafe_code)]
 
 use super::Loc;

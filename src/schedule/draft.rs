@@ -1,6 +1,6 @@
-//! The pen that algorithms write programs with: [`Draft`] collects the ops of one rank, [`Group`] says among whom a link
-//! algorithm runs and [`Piece`] where its data lies. Because an algorithm only sees those three, the same ring serves a
-//! whole job, one flow between hosts, or one channel of several.
+//! The pen that algorithms write programs with: [`Draft`] collects the ops of one rank, [`Group`] says among whom a
+//! link algorithm runs and [`Piece`] where its data lies. Because an algorithm only sees those three, the same ring
+//! serves a whole job, one flow between hosts, or one channel of several.
 #![forbid(unsafe_code)]
 
 use super::{Loc, Op, Port, Program};
@@ -52,8 +52,8 @@ impl Draft {
         self.ops.push(Op::RecvReduce { from, with, into, last });
     }
 
-    /// Copies to all of `into` but `from` itself. That `Input` and `Output` may be one memory is not settled here but by
-    /// [`super::hazards::resolve`].
+    /// Copies to all of `into` but `from` itself. That `Input` and `Output` may be one memory is not settled here but
+    /// by [`super::hazards::resolve`].
     pub fn copy(&mut self, from: Loc, mut into: Vec<Loc>) {
         into.retain(|&loc| loc != from);
         if !into.is_empty() {
@@ -131,8 +131,8 @@ impl<'a> Group<'a> {
     }
 }
 
-/// One chunk as a link algorithm sees it on one rank: where this rank's contribution lies, and where partial results and
-/// results may be put. The two may be the same place.
+/// One chunk as a link algorithm sees it on one rank: where this rank's contribution lies, and where partial results
+/// and results may be put. The two may be the same place.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Piece {
     /// My contribution; never written, unless it is `into` as well.

@@ -1,13 +1,14 @@
-//! Binds the link algorithms to the buffers of a call: which chunks there are, where contributions lie, and where partial
-//! results may be put. An algorithm runs once per channel, on that channel's share of every block.
+//! Binds the link algorithms to the buffers of a call: which chunks there are, where contributions lie, and where
+//! partial results may be put. An algorithm runs once per channel, on that channel's share of every block.
 //!
 //! Where results go follows from what a caller's buffers must have. An output that has all blocks takes partial results
-//! in the place of the result. Otherwise (reduce-scatter, and reduce on other ranks than the root) partial results live in private
-//! slots, and the input is never written, in place or not. The link ops of a program do not depend on `in_place`.
+//! in the place of the result. Otherwise (reduce-scatter, and reduce on other ranks than the root) partial results live
+//! in private slots, and the input is never written, in place or not. The link ops of a program do not depend on
+//! `in_place`.
 #![forbid(unsafe_code)]
 
 use super::catalogue::{Algorithm, Shape};
-use super::draft::{Draft, Group, Piece, rotated, settle};
+use super::draft::{Blocks, Draft, Group, Piece, rotated, settle};
 use super::{Loc, Program, binomial, chain, direct, dissemination, pairwise, pat, recursive_doubling, ring, tree};
 use crate::types::{Collective, Rank};
 
@@ -42,13 +43,25 @@ struct Call {
     channels: u8,
 }
 
+/// An algorithm that makes an all-reduce of a reduce-scatter and an all-gather.
+struct ScatterGather {
+    /// How many private slots hold partial sums per channel, and which one that of a position's block.
+    slots: u32,
+    slot: fn(&Group, usize) -> u32,
+    /// Odd channels run through the ranks backwards.
+    alternates: bool,
+    reduce_scatter: fn(&mut Draft, &Group, &Blocks),
+    all_gather: fn(&mut Draft, &Group, &Blocks),
+    all_reduce: fn(&mut Draft, &Group, &Blocks),
+}
+
 impl Call {
     fn ranks(&self) -> Vec<Rank> {
         (0..self.n).collect()
     }
 
     /// Root first, then upwards; on odd channels downwards, so that both directions of every link carry data.
-    fn from_root(&self, channel: u8) -> Vec<Rank> {
+    fn order_from_root(&self, channel: u8) -> Vec<Rank> {
         let mut order = rotated(&self.ranks(), self.root);
         if channel % 2 == 1 {
             order[1..].reverse();
@@ -65,8 +78,8 @@ impl Call {
         self.n as u32 * u32::from(self.channels)
     }
 
-    /// The blocks of a group: contributions from the input, results to the output, or `aside(position)` on the positions
-    /// where there is no such output.
+    /// The blocks of a group: contributions from the input, results to the output, or `aside(position)` on the
+    /// positions where there is no such output.
     fn blocks(&self, group: &Group, aside: impl Fn(usize) -> Option<u32>) -> Vec<Vec<Piece>> {
         let piece = |(position, &owner): (usize, &Rank)| {
             let chunk = self.chunk(owner, group.channel);
@@ -91,50 +104,47 @@ impl Call {
         if self.me == self.root { whole } else { Piece { into: aside, ..whole } }
     }
 
+    /// The partial sums of n-2 foreign blocks pass through a rank, two of them at a time.
     fn ring(&self) -> Program {
-        let mut draft = Draft::new(self.me);
-        // The partial sums of n-2 blocks pass through here, two of them at a time.
-        let slots = (self.n as u32 - 2).min(2);
-        for channel in 0..self.channels {
-            let mut order = self.ranks();
-            if channel % 2 == 1 {
-                order.reverse();
-            }
-            let group = Group::new(&order, self.me, channel);
-            let output = self.blocks(&group, |_| None);
-            match self.collective {
-                Collective::ReduceScatter => {
-                    let first = u32::from(channel) * slots;
-                    let aside = |position| (position != group.at).then(|| first + ring::partial_slot(&group, position));
-                    ring::reduce_scatter(&mut draft, &group, &self.blocks(&group, aside));
-                }
-                Collective::AllGather => ring::all_gather(&mut draft, &group, &output),
-                _ => ring::all_reduce(&mut draft, &group, &output),
-            }
-        }
-        let scatters = self.collective == Collective::ReduceScatter;
-        draft.finish(self.block_chunks(), 0, if scatters { slots * u32::from(self.channels) } else { 0 })
+        self.scatter_gather(&ScatterGather {
+            slots: (self.n as u32 - 2).min(2),
+            slot: ring::partial_slot,
+            alternates: true,
+            reduce_scatter: ring::reduce_scatter,
+            all_gather: ring::all_gather,
+            all_reduce: ring::all_reduce,
+        })
     }
 
     fn pat(&self) -> Program {
+        self.scatter_gather(&ScatterGather {
+            slots: pat::partial_slots(self.n),
+            slot: pat::partial_slot,
+            alternates: false,
+            reduce_scatter: pat::reduce_scatter,
+            all_gather: pat::all_gather,
+            all_reduce: pat::all_reduce,
+        })
+    }
+
+    fn scatter_gather(&self, how: &ScatterGather) -> Program {
         let mut draft = Draft::new(self.me);
-        let order = self.ranks();
-        let slots = pat::partial_slots(self.n);
         for channel in 0..self.channels {
+            let mut order = self.ranks();
+            if how.alternates && channel % 2 == 1 {
+                order.reverse();
+            }
             let group = Group::new(&order, self.me, channel);
-            let output = self.blocks(&group, |_| None);
+            let first = u32::from(channel) * how.slots;
+            let aside = |position| (position != group.at).then(|| first + (how.slot)(&group, position));
             match self.collective {
-                Collective::ReduceScatter => {
-                    let first = u32::from(channel) * slots;
-                    let aside = |position| (position != group.at).then(|| first + pat::partial_slot(&group, position));
-                    pat::reduce_scatter(&mut draft, &group, &self.blocks(&group, aside));
-                }
-                Collective::AllGather => pat::all_gather(&mut draft, &group, &output),
-                _ => pat::all_reduce(&mut draft, &group, &output),
+                Collective::ReduceScatter => (how.reduce_scatter)(&mut draft, &group, &self.blocks(&group, aside)),
+                Collective::AllGather => (how.all_gather)(&mut draft, &group, &self.blocks(&group, |_| None)),
+                _ => (how.all_reduce)(&mut draft, &group, &self.blocks(&group, |_| None)),
             }
         }
         let scatters = self.collective == Collective::ReduceScatter;
-        draft.finish(self.block_chunks(), 0, if scatters { slots * u32::from(self.channels) } else { 0 })
+        draft.finish(self.block_chunks(), 0, if scatters { how.slots * u32::from(self.channels) } else { 0 })
     }
 
     fn direct(&self) -> Program {
@@ -200,7 +210,7 @@ impl Call {
     fn chain(&self) -> Program {
         let mut draft = Draft::new(self.me);
         for channel in 0..self.channels {
-            let order = self.from_root(channel);
+            let order = self.order_from_root(channel);
             let group = Group::new(&order, self.me, channel);
             match self.collective {
                 Collective::Broadcast => chain::broadcast(&mut draft, &group, &[self.vector(channel)]),

@@ -1,6 +1,6 @@
-//! Flat push: the ranks of a host work directly in each other's buffers. Rank r takes slice r of everything: it reads that
-//! slice of all inputs, adds in registers, and stores the sum into all outputs. Every rank loads S and stores S, which
-//! is what n concurrent memcpys of S do and the least there is; two meetings of the host are the whole protocol.
+//! Flat push: the ranks of a host work directly in each other's buffers. Rank r takes slice r of everything: it reads
+//! that slice of all inputs, adds in registers, and stores the sum into all outputs. Every rank loads S and stores S,
+//! which is what n concurrent memcpys of S do and the least there is; two meetings of the host are the whole protocol.
 //!
 //! ```text
 //!                 slice 0   slice 1   slice 2            meet: all inputs are ready
@@ -22,6 +22,9 @@
 //! | all-to-all | everybody pulls the blocks meant for it; in place one rank of each pair swaps the two blocks through a private slot | S, S; in place 1.5 S, 1.5 S | 2 |
 //! | gather, scatter | everybody writes its block into the root's output, or reads it from the root's input | S/n, S/n | 1, and the root waits for all |
 //! | barrier | meet | | 1 |
+//!
+//! In a broadcast only the root knows whether it is in place, so others write its slices in any case: onto themselves if
+//! it is. An engine that sees equal addresses may leave that out.
 //!
 //! Needs buffers that all ranks of the host have mapped. Source: the two-shot kernels of NCCL (symmetric memory) and
 //! vLLM, on CPU memory; the count of loads and stores is derived in the project's design notes.

@@ -33,6 +33,7 @@
 
 pub mod catalogue;
 pub mod check;
+pub mod claim;
 pub mod contract;
 pub mod cost;
 pub mod display;
@@ -57,6 +58,8 @@ mod tree;
 
 #[cfg(test)]
 mod check_tests;
+#[cfg(test)]
+mod mutants;
 
 pub use catalogue::{Algorithm, Shape, candidates, honours_rank_order, program};
 

@@ -1,5 +1,5 @@
-//! One-shot: for small vectors, where a meeting costs more than moving the data n times. Everybody puts its whole vector
-//! into its staging slot, meets the others once, and reduces all n of them by itself.
+//! One-shot: for small vectors, where a meeting costs more than moving the data n times. Everybody puts its whole
+//! vector into its staging slot, meets the others once, and reduces all n of them by itself.
 //!
 //! ```text
 //!   copy in     my input -> slot 0 of my staging
@@ -11,9 +11,9 @@
 //! bits. The other collectives are those of [`super::staged`] without the end of a round.
 //!
 //! **A single round only.** Nothing keeps a rank from filling its slot again while others still read it, so the payload
-//! must fit the slot: [`super::Algorithm::single_round`]. The next call uses the other half of the staging memory, and the
-//! one after that cannot begin before everybody has ended this one. Source: the one-shot all-reduce of TensorRT-LLM and
-//! vLLM, and NCCL's AGxLL_R.
+//! must fit the slot: [`super::Algorithm::single_round`]. The next call uses the other half of the staging memory, and
+//! the one after that cannot begin before everybody has ended this one. Source: the one-shot all-reduce of TensorRT-LLM
+//! and vLLM, and NCCL's AGxLL_R.
 #![forbid(unsafe_code)]
 
 use super::draft::Draft;

@@ -6,9 +6,10 @@
 //!   n = 4    t = 0:  0-0  1-3  2-2      t = 1:  0-1  2-3      t = 2:  0-2  1-1  3-3      t = 3:  0-3  1-2
 //! ```
 //!
-//! All-to-all: n steps, n-1 of which carry data, (n-1)/n S sent per rank. Gather and scatter between the root and each
-//! other rank directly: (n-1)/n S through the root's links, one step for everybody else. Send/receive is the case of one
-//! pair. No slot holds data, so block sizes need to be known only to the two of a pair. Source: Thakur et al. (2005).
+//! All-to-all: n steps, n-1 of which carry data, (n-1)/n S sent per rank; no message needs another, so all may overlap
+//! and the order only says whose turn it is first. Gather and scatter between the root and each other rank directly:
+//! (n-1)/n S through the root's links, one step for everybody else. Send/receive is the case of one pair. No slot holds
+//! data, so block sizes need to be known only to the two of a pair. Source: Thakur et al. (2005).
 #![forbid(unsafe_code)]
 
 use super::draft::{Blocks, Draft, Group, Piece};

@@ -1,10 +1,10 @@
-//! PAT with full aggregation, which is Bruck's all-gather with its dimensions reversed, and its time reverse: logarithmic
-//! steps *and* the fewest possible bytes, for any number of ranks, in place. Whatever Rabenseifner's halving and
-//! doubling does at powers of two, this does everywhere, so there is no folding of the odd ranks.
+//! PAT with full aggregation, which is Bruck's all-gather with its dimensions reversed, and its time reverse:
+//! logarithmic steps *and* the fewest possible bytes, for any number of ranks, in place. Whatever Rabenseifner's
+//! halving and doubling does at powers of two, this does everywhere, so there is no folding of the odd ranks.
 //!
-//! Rank r is at *distance* s from the block of rank r-s. The all-gather goes through the strides downwards, far and thin
-//! first, near and thick last: at stride d whoever holds a block (at a distance that is a multiple of 2d) sends it to the
-//! rank d further on. The reduce-scatter runs the film backwards.
+//! Rank r is at *distance* s from the block of rank r-s. The all-gather goes through the strides downwards, far and
+//! thin first, near and thick last: at stride d whoever holds a block (at a distance that is a multiple of 2d) sends it
+//! to the rank d further on. The reduce-scatter runs the film backwards.
 //!
 //! ```text
 //!   n = 6, the block of rank 0        distance   0   1   2   3   4   5
@@ -14,11 +14,12 @@
 //!   reduce-scatter: the same arrows turned round, d = 1, 2, 4, each adding where it points
 //! ```
 //!
-//! | | steps | bytes sent per rank |
-//! |---|---|---|
-//! | reduce-scatter, all-gather | ceil(log2 n) | (n-1)/n S |
-//! | all-reduce | 2 ceil(log2 n) | 2(n-1)/n S |
+//! | | steps | longest chain of messages | bytes sent per rank |
+//! |---|---|---|---|
+//! | reduce-scatter, all-gather | ceil(log2 n) | floor(log2 n) | (n-1)/n S |
+//! | all-reduce | 2 ceil(log2 n) | 2 floor(log2 n) | 2(n-1)/n S |
 //!
+//! (A block reaches distance s in as many hops as s has bits set, which for s < n are at most floor(log2 n).)
 //! A message is up to n/2 pieces and a step sends to one neighbour while it receives from another: both must move
 //! together, which the derived hazards allow. Source: Jeaugey, "PAT" (arXiv 2506.20252); Bruck et al. (1997).
 #![forbid(unsafe_code)]

@@ -10,11 +10,11 @@
 //! | | steps | bytes sent per rank |
 //! |---|---|---|
 //! | n = 2^k | log2 n | S log2 n |
-//! | otherwise, p the largest power of two below n | log2 p + 2 | S (log2 p + 1) |
+//! | otherwise, p the largest power of two below n | log2 p + 2; as a chain of messages one less if n <= 3p/2 | S (log2 p + 1) |
 //!
 //! A rank sends from the very place into which it adds what it receives. That needs no second buffer: the receive stays
-//! behind the send, byte for byte, and since the peer does the same the two advance together, even over a link that holds
-//! one byte. Source: the fold is MPICH's (Thakur, Rabenseifner, Gropp 2005).
+//! behind the send, byte for byte, and since the peer does the same the two advance together, even over a link that
+//! holds one byte. Source: the fold is MPICH's (Thakur, Rabenseifner, Gropp 2005).
 #![forbid(unsafe_code)]
 
 use super::draft::{Draft, Group, Piece};

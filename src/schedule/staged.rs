@@ -14,7 +14,7 @@
 //! | all-reduce | (5n-2) S: copy in 2(n-1), reduce n+2, copy out 2(n-1) | 2 |
 //! | reduce | (3n+1 - 2/n) S | 2 |
 //! | reduce-scatter | (3n-1) S | 2 |
-//! | broadcast | 2n S | 1, and the root waits for all |
+//! | broadcast | 2n S; four pieces, the root fills one while others read the one before | 1, one signal of the root for each further piece, and the root waits for all |
 //! | all-gather | 2n S, and S stored into one's own output | 2 |
 //! | all-to-all | 4(n-1) S + 2S, in place too | 2 |
 //! | gather, scatter | 4(n-1)/n S + 2S/n | 1, and the root (or whoever writes again) waits |
@@ -24,11 +24,11 @@
 //! when all reads of the round before are known to be over. Where that follows from the meetings there are, nothing is
 //! added: in an all-reduce whoever reads slot c of mine does so before the second meeting, and whoever reads my result
 //! does so before the first meeting of the next round, after which alone I write it. Elsewhere the round ends with a
-//! signal, and those who write first thing in the next round wait for it. From call to call nothing is needed: the engine
-//! alternates between two halves, and a call cannot begin before everybody has ended the last but one.
+//! signal, and those who write first thing in the next round wait for it. From call to call nothing is needed: the
+//! engine alternates between two halves, and a call cannot begin before everybody has ended the last but one.
 //!
-//! A call of a single round needs none of these endings: [`super::one_shot`]. Source: Open MPI's `coll/sm` and XHC with n-ary
-//! sums in place of DPML's pairwise ones; the count is derived in the project's design notes.
+//! A call of a single round needs none of these endings: [`super::one_shot`]. Source: Open MPI's `coll/sm` and XHC with
+//! n-ary sums in place of DPML's pairwise ones; the count is derived in the project's design notes.
 #![forbid(unsafe_code)]
 
 use super::draft::{Draft, rotated};
@@ -43,6 +43,9 @@ pub(super) enum Rounds {
     /// Any number of times.
     Any,
 }
+
+/// Into how many pieces a broadcast is cut, so that copies in and copies out overlap.
+pub(super) const BROADCAST_PIECES: u32 = 4;
 
 /// The program of `me`, on one host whose `n` ranks are all there are. `None` where it does not do the collective.
 pub(super) fn program(collective: Collective, n: usize, root: Rank, rounds: Rounds, me: Rank) -> Option<Program> {
@@ -92,15 +95,25 @@ pub(super) fn program(collective: Collective, n: usize, root: Rank, rounds: Roun
             (n, n)
         }
         Collective::Broadcast => {
-            if me == root {
-                d.copy(d.input(0), vec![d.stage(0, 0), d.output(0)]);
+            // The last piece goes in while the first ones are already being read.
+            let pieces = if rounds == Rounds::Any { BROADCAST_PIECES } else { 1 };
+            for piece in 0..pieces {
+                if me == root {
+                    d.copy(d.input(piece), vec![d.stage(piece, piece), d.output(piece)]);
+                }
+                d.signal();
             }
-            d.meet(&host);
+            d.wait_all(&host, 1);
             if me != root {
-                d.copy(Loc::stage(root, 0, 0), vec![d.output(0)]);
+                for piece in 0..pieces {
+                    if piece > 0 {
+                        d.wait(root, piece + 1);
+                    }
+                    d.copy(Loc::stage(root, piece, piece), vec![d.output(piece)]);
+                }
             }
             end_round(d, me == root);
-            (1, 1)
+            (pieces as usize, pieces as usize)
         }
         Collective::AllGather => {
             d.copy(d.input(mine), vec![d.stage(0, mine), d.output(mine)]);

@@ -12,8 +12,8 @@
 //!     1   3           5   7                             0   2           4   6
 //! ```
 //!
-//! Depth ceil(log2 n), up and down; a rank sends at most S/2 up in both trees together with two times S/2 down in the one
-//! where it has children: 2S at most. Source: Sanders, Speck and Träff, "Two-tree algorithms" (2009); the tree is
+//! Depth ceil(log2 n), up and down; a rank sends at most S/2 up in both trees together with two times S/2 down in the
+//! one where it has children: 2S at most. Source: Sanders, Speck and Träff, "Two-tree algorithms" (2009); the tree is
 //! `ncclGetBtree`, the pair `ncclGetDtree` of NVIDIA/nccl `src/graph/trees.cc`.
 #![forbid(unsafe_code)]
 
@@ -29,6 +29,16 @@ pub(super) enum Side {
 /// How many trees there are over that many channels: as many of either side, at least one of each.
 pub(super) fn count(channels: u8) -> u32 {
     u32::from(channels).next_multiple_of(2).max(2)
+}
+
+/// The most chunks that a rank sends in both trees together: one up in each, and two down in one of them.
+pub(super) fn sent_max(n: usize) -> u32 {
+    n.min(4) as u32
+}
+
+/// The length of the longest chain of messages, up and down the deeper tree.
+pub(super) fn steps(n: usize) -> u32 {
+    2 * n.next_power_of_two().ilog2()
 }
 
 /// The neighbours of one position.

@@ -5,8 +5,11 @@
 //! across and what to sleep on when they do not.
 #![deny(unsafe_code)]
 
+mod address;
 pub mod shm;
 pub mod tcp;
+
+pub use address::Address;
 
 use crate::error::Result;
 use crate::memory::Span;
@@ -61,15 +64,6 @@ pub trait Rx: Send {
     fn interest(&self) -> Option<Interest>;
 }
 
-/// Where a buffer is, in words that another rank of the host may understand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Address {
-    /// So many bytes into its owner's arena, which every rank of the host has mapped.
-    Arena(u64),
-    /// At this address of its owner's process: for ranks of the same process only.
-    Process(u64),
-}
-
 /// Memory and signals that the ranks of one host share, as one of them sees them for one communicator. Neighbours are
 /// counted 0.. in the order of their ranks; a rank is its own neighbour too.
 ///
@@ -119,5 +113,10 @@ pub const MESSAGE_BYTES: usize = 104;
 pub trait Sleeper: Send {
     /// Announces the sleep, asks `ready` once more (a peer that acted before the announcement rings no bell), and
     /// sleeps until the bell rings, a socket of `interests` is ready, or `timeout` is over.
-    fn sleep(&mut self, interests: &[Interest], timeout: std::time::Duration, ready: &mut dyn FnMut() -> bool) -> Result<()>;
+    fn sleep(
+        &mut self,
+        interests: &[Interest],
+        timeout: std::time::Duration,
+        ready: &mut dyn FnMut() -> bool,
+    ) -> Result<()>;
 }

@@ -3,17 +3,14 @@
 //! # How a reduction goes
 //!
 //! The elements are taken a block at a time, small enough for the first-level cache. Every operand is read once from
-//! where it is, the block is combined in registers, and what comes out is stored in all the places that want it:
+//! where it is, combined in registers, and written to the first output; the other outputs get the block while it is in
+//! L1. Streaming, the block is a private one, so that what goes past the cache is whole lines whatever the element:
 //!
 //! ```text
 //!   from[0]  ----[ b ]-----------\
-//!   from[1]  ----[ b ]------------+--> block in L1 --+--> into[0]
-//!   from[2]  ----[ b ]-----------/                   +--> into[1]
+//!   from[1]  ----[ b ]------------+--> registers --> block --+--> into[0]
+//!   from[2]  ----[ b ]-----------/                           +--> into[1]
 //! ```
-//!
-//! A block costs one more trip through L1, which hides behind the traffic of the operands, and pays for three things:
-//! outputs may be inputs, streaming stores can be whole lines whatever the element, and the loops in `kernel` know
-//! that nothing overlaps.
 //!
 //! # The order
 //!
@@ -23,7 +20,7 @@
 //!   n = 7      ((0 1) (2 3)) ((4 5) 6)
 //! ```
 //!
-//! Up to 8 operands that is one loop with everything in registers; above, [`combine`] is the tree's own recursion, with
+//! Up to 8 operands that is one loop with everything in registers; above, `combine` is the tree's own recursion, with
 //! a block for each part. The small floats stay in f32 in between and are rounded once, at the end. With two operands
 //! every operation commutes bit for bit, NaN included, so both ends of a link agree.
 //!
@@ -31,12 +28,16 @@
 //!
 //! # Files
 //!
-//! `rule` what happens to one element; `kernel` the loops over it; `isa` which instructions they are compiled for;
-//! `store` how results are written; [`convert`] the small floats; [`reference`] the definition of it all.
+//! `format` how floats are read and written; `rule` and `order` what happens to one element; `kernel` and `change` the
+//! loops over it; `isa` which instructions they are compiled for;
+//! `store` how results are written; [`convert`] the small floats; [`mod@reference`] the definition of it all.
 
+mod change;
 pub mod convert;
+mod format;
 mod isa;
 mod kernel;
+mod order;
 pub mod reference;
 mod rule;
 mod store;
@@ -128,7 +129,7 @@ pub fn scale(dtype: DType, scalar_bits: u64, from: Span, into: Span) {
 
 fn scale_with(isa: Isa, dtype: DType, scalar_bits: u64, from: Span, into: Span) {
     check(&[from], &[into]);
-    let change = kernel::scale(isa, dtype);
+    let change = change::scale(isa, dtype);
     let size = dtype.size_bytes();
     let mut block = Block::new();
     for_blocks(dtype, size, into, Store::Cached, |start, len| {

@@ -10,8 +10,9 @@
 
 use std::marker::PhantomData;
 
-use super::convert::*;
+use super::format::{Float, InLanes, InWord};
 use super::isa::{Lanes, Set};
+use super::kernel::CHUNK_BYTES;
 
 /// How the elements of one type are combined by one operation.
 pub(super) trait Rule: 'static {
@@ -22,7 +23,7 @@ pub(super) trait Rule: 'static {
     /// An operand while it is worked on.
     type Register: Copy;
     /// How many results fill a few vector registers.
-    const CHUNK: usize = super::kernel::CHUNK_BYTES / size_of::<Self::Out>();
+    const CHUNK: usize = CHUNK_BYTES / size_of::<Self::Out>();
 
     fn load(operand: Self::In) -> Self::Register;
     fn join(left: Self::Register, right: Self::Register) -> Self::Register;
@@ -68,53 +69,6 @@ impl RingOp for Times {
         left.mul(right)
     }
 }
-
-/// The memory format of a float.
-pub(super) trait Float: 'static {
-    /// Its bits, as loops read and write them.
-    type Bits: Copy;
-    /// What it computes in.
-    type Real: Ring;
-
-    fn widen(bits: Self::Bits) -> Self::Real;
-    /// Rounds to nearest even; NaN becomes canonical.
-    fn narrow(value: Self::Real) -> Self::Bits;
-}
-
-/// binary16.
-pub(super) struct F16;
-/// bfloat16.
-pub(super) struct Bf16;
-/// fp8-e4m3.
-pub(super) struct E4m3;
-/// fp8-e5m2.
-pub(super) struct E5m2;
-
-macro_rules! float {
-    ($format:ty, $bits:ty, $real:ty, $widen:expr, $narrow:expr) => {
-        impl Float for $format {
-            type Bits = $bits;
-            type Real = $real;
-
-            #[inline(always)]
-            fn widen(bits: $bits) -> $real {
-                $widen(bits)
-            }
-
-            #[inline(always)]
-            fn narrow(value: $real) -> $bits {
-                $narrow(value)
-            }
-        }
-    };
-}
-
-float!(F16, u16, f32, f32_from_f16, f16_from_f32);
-float!(Bf16, u16, f32, f32_from_bf16, bf16_from_f32);
-float!(E4m3, u8, f32, f32_from_e4m3, e4m3_from_f32);
-float!(E5m2, u8, f32, f32_from_e5m2, e5m2_from_f32);
-float!(f32, f32, f32, |x| x, |x: f32| if x.is_nan() { f32::from_bits(0x7fc0_0000) } else { x });
-float!(f64, f64, f64, |x| x, |x: f64| if x.is_nan() { f64::from_bits(0x7ff8_0000_0000_0000) } else { x });
 
 /// Sum or product of integers.
 pub(super) struct Wrapping<O, T>(PhantomData<(O, T)>);
@@ -164,44 +118,6 @@ impl<O: RingOp, A: Float, B: Float<Real = A::Real>> Rule for Rounding<O, A, B> {
     }
 }
 
-/// A format that [`Lanes`] can read and write.
-pub(super) trait InLanes: Float<Real = f32> {
-    /// # Safety
-    /// As [`Lanes::load_f16`].
-    unsafe fn load<L: Lanes>(from: *const Self::Bits) -> L;
-    /// # Safety
-    /// As [`Lanes::store_f16`].
-    unsafe fn store<L: Lanes>(lanes: L, into: *mut Self::Bits);
-}
-
-impl InLanes for F16 {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const u16) -> L {
-        // SAFETY: passed on.
-        unsafe { L::load_f16(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn store<L: Lanes>(lanes: L, into: *mut u16) {
-        // SAFETY: passed on.
-        unsafe { lanes.store_f16(into) }
-    }
-}
-
-impl InLanes for f32 {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const f32) -> L {
-        // SAFETY: passed on.
-        unsafe { L::load_f32(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn store<L: Lanes>(lanes: L, into: *mut f32) {
-        // SAFETY: passed on.
-        unsafe { lanes.store_f32(into) }
-    }
-}
-
 /// [`Rounding`] with a head start in lanes: for f16, whose conversion the hardware has but the compiler does not see.
 pub(super) struct Half<O, A, B>(PhantomData<(O, A, B)>);
 
@@ -241,6 +157,60 @@ impl<O: RingOp, A: InLanes, B: InLanes> Rule for Half<O, A, B> {
     }
 }
 
+/// See [`Packed::CHUNK`](Rule::CHUNK).
+const PACKED_BYTES: usize = 64;
+
+/// [`Rounding`] from a small format into itself, with a head start in words of 32 bits: an f32 is as wide as a word, so
+/// shifts bring each packed element to where it is computed with, and back, without moving it between lanes.
+///
+/// ```text
+///   word   | b1   | b0   |      b0 << 16 and b1 & ffff0000 are two f32
+/// ```
+pub(super) struct Packed<O, F>(PhantomData<(O, F)>);
+
+impl<O: RingOp, F: Float<Bits: InWord, Real = f32>> Rule for Packed<O, F> {
+    type In = F::Bits;
+    type Out = F::Bits;
+    type Register = f32;
+    /// One register of AVX-512: each word is several results, so there is enough to do at once.
+    const CHUNK: usize = PACKED_BYTES / size_of::<F::Bits>();
+
+    #[inline(always)]
+    fn load(operand: F::Bits) -> f32 {
+        F::widen(operand)
+    }
+
+    #[inline(always)]
+    fn join(left: f32, right: f32) -> f32 {
+        O::apply(left, right)
+    }
+
+    #[inline(always)]
+    fn store(result: f32) -> F::Bits {
+        F::narrow(result)
+    }
+
+    #[inline(always)]
+    unsafe fn head<S: Set, const N: usize>(from: [*const F::Bits; N], into: *mut F::Bits, len: usize) -> usize {
+        let mut i = 0;
+        while i + Self::CHUNK <= len {
+            let mut chunk = [0u32; PACKED_BYTES / 4];
+            for (w, result) in chunk.iter_mut().enumerate() {
+                // SAFETY: a chunk's elements from `i` on are inside `len`, which the caller vouches for.
+                let words = from.map(|operand| unsafe { operand.add(i).cast::<u32>().add(w).read_unaligned() });
+                for place in (0..u32::BITS).step_by(F::Bits::WIDTH) {
+                    let sum = tree(words.map(|word| F::widen(F::Bits::at(word, place))), O::apply);
+                    *result |= F::narrow(sum).put(place);
+                }
+            }
+            // SAFETY: as above, and all of the chunk is set.
+            unsafe { into.add(i).cast::<u8>().copy_from_nonoverlapping(chunk.as_ptr().cast(), PACKED_BYTES) }
+            i += Self::CHUNK;
+        }
+        i
+    }
+}
+
 /// The canonical tree over 1, 2, 3, 4 or 8 operands in registers.
 #[inline(always)]
 pub(super) fn tree<T: Copy, const N: usize>(x: [T; N], join: impl Fn(T, T) -> T) -> T {
@@ -254,95 +224,6 @@ pub(super) fn tree<T: Copy, const N: usize>(x: [T; N], join: impl Fn(T, T) -> T)
         _ => unreachable!("no loop over {N} operands at once"),
     }
 }
-
-/// A type with an order among its values, told by integer keys. `LEAST` says which end wins: a NaN's key lies beyond
-/// that end.
-pub(super) trait Ordered: 'static {
-    /// The value in memory.
-    type Bits: Copy;
-    /// An integer that orders as the values do.
-    type Key: Ord + Copy;
-
-    fn key<const LEAST: bool>(bits: Self::Bits) -> Self::Key;
-    fn value<const LEAST: bool>(key: Self::Key) -> Self::Bits;
-}
-
-/// Least (or greatest) of all.
-pub(super) struct Extreme<const LEAST: bool, T>(PhantomData<T>);
-
-impl<const LEAST: bool, T: Ordered> Rule for Extreme<LEAST, T> {
-    type In = T::Bits;
-    type Out = T::Bits;
-    type Register = T::Key;
-
-    #[inline(always)]
-    fn load(operand: T::Bits) -> T::Key {
-        T::key::<LEAST>(operand)
-    }
-
-    #[inline(always)]
-    fn join(left: T::Key, right: T::Key) -> T::Key {
-        if LEAST { left.min(right) } else { left.max(right) }
-    }
-
-    #[inline(always)]
-    fn store(result: T::Key) -> T::Bits {
-        T::value::<LEAST>(result)
-    }
-}
-
-/// Keys of floats. Flipping the lower bits of the negative ones makes two's complement order them:
-///
-/// ```text
-///     least                                                                   greatest
-///     -NaN...   -inf ... -1 ... -0   +0 ... +1 ... +inf   +NaN...
-/// ```
-///
-/// Turned by the number of NaNs that a sign has, the NaNs of both signs lie together at the end that is to win.
-macro_rules! ordered_float {
-    ($format:ty, $bits:ty, $key:ty, greatest: $greatest:literal, nan: $nan:literal) => {
-        impl Ordered for $format {
-            type Bits = $bits;
-            type Key = $key;
-
-            #[inline(always)]
-            fn key<const LEAST: bool>(bits: $bits) -> $key {
-                let key = flip!(bits, $bits, $key) as $key;
-                if LEAST {
-                    key.wrapping_add(<$key>::MAX - $greatest)
-                } else {
-                    key.wrapping_sub(<$key>::MAX - $greatest)
-                }
-            }
-
-            #[inline(always)]
-            fn value<const LEAST: bool>(key: $key) -> $bits {
-                let turn = <$key>::MAX - $greatest;
-                let key = if LEAST { key.wrapping_sub(turn) } else { key.wrapping_add(turn) };
-                let bits = flip!(key, $bits, $key);
-                if bits & <$key>::MAX as $bits > $greatest { $nan } else { bits }
-            }
-        }
-    };
-}
-
-/// Flips the bits below the sign where the sign is set; its own inverse.
-macro_rules! flip {
-    ($x:expr, $bits:ty, $key:ty) => {
-        $x as $bits ^ (($x as $key >> (<$bits>::BITS - 1)) as $bits >> 1)
-    };
-}
-/// f32 and f64 in memory are read as their bits where they are only compared.
-pub(super) struct BitsOfF32;
-/// See [`BitsOfF32`].
-pub(super) struct BitsOfF64;
-
-ordered_float!(E4m3, u8, i8, greatest: 0x7e, nan: 0x7f);
-ordered_float!(E5m2, u8, i8, greatest: 0x7c, nan: 0x7e);
-ordered_float!(F16, u16, i16, greatest: 0x7c00, nan: 0x7e00);
-ordered_float!(Bf16, u16, i16, greatest: 0x7f80, nan: 0x7fc0);
-ordered_float!(BitsOfF32, u32, i32, greatest: 0x7f80_0000, nan: 0x7fc0_0000);
-ordered_float!(BitsOfF64, u64, i64, greatest: 0x7ff0_0000_0000_0000, nan: 0x7ff8_0000_0000_0000);
 
 /// Bits of integers, combined bit by bit.
 pub(super) struct Bitwise<O, T>(PhantomData<(O, T)>);
@@ -415,21 +296,6 @@ macro_rules! integers {
         }
 
         impl Integer for $int {}
-
-        impl Ordered for $int {
-            type Bits = $int;
-            type Key = $int;
-
-            #[inline(always)]
-            fn key<const LEAST: bool>(bits: $int) -> $int {
-                bits
-            }
-
-            #[inline(always)]
-            fn value<const LEAST: bool>(key: $int) -> $int {
-                key
-            }
-        }
     )*};
 }
 integers!(i8 u8 i32 u32 i64 u64);

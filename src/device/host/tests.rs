@@ -1,4 +1,4 @@
-//! Every loop against [`reference`], bit for bit, with every instruction set of this machine.
+//! Every loop against [`mod@reference`], bit for bit, with every instruction set of this machine.
 
 use proptest::prelude::*;
 

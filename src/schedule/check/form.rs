@@ -9,6 +9,7 @@
 use super::{Call, Rule, Violation};
 use crate::schedule::catalogue::Shape;
 use crate::schedule::contract::Contract;
+use crate::schedule::display::{line, place};
 use crate::schedule::hazards::each_access;
 use crate::schedule::{Loc, Op, Port, Program, Space};
 use crate::types::{Collective, Rank};
@@ -29,7 +30,10 @@ pub(super) fn check<'a>(programs: &[Program], shape: &'a Shape, in_place: &[bool
     let wrong = |rank, what: String| Violation::at_end(Rule::WellFormed, rank, what);
     let chunks = programs[0].chunks;
     let Some(contract) = Contract::new(shape.collective, world, shape.root, shape.peer, chunks) else {
-        return Err(wrong(0, format!("{} cannot cut its buffers into {chunks} chunks for {world} ranks", shape.collective)));
+        return Err(wrong(
+            0,
+            format!("{} cannot cut its buffers into {chunks} chunks for {world} ranks", shape.collective),
+        ));
     };
     for (rank, program) in programs.iter().enumerate() {
         let of = |program: &Program| (program.chunks, program.stage_slots, program.scratch_slots);
@@ -38,7 +42,10 @@ pub(super) fn check<'a>(programs: &[Program], shape: &'a Shape, in_place: &[bool
         }
         if of(program) != of(&programs[0]) {
             let (mine, theirs) = (of(program), of(&programs[0]));
-            return Err(wrong(rank, format!("counts (chunks, stage slots, scratch slots) {mine:?}, rank 0 {theirs:?}")));
+            return Err(wrong(
+                rank,
+                format!("counts (chunks, stage slots, scratch slots) {mine:?}, rank 0 {theirs:?}"),
+            ));
         }
     }
     let signals: Vec<u32> = programs
@@ -129,7 +136,7 @@ impl Form<'_> {
                 let mut foreign = None;
                 each_access(op, |loc, _| foreign = foreign.or((loc.rank != me).then_some(loc)));
                 if let Some(loc) = foreign {
-                    return wrong(format!("a link moves a rank's own memory, not {loc:?}"));
+                    return wrong(format!("a link moves a rank's own memory, not {}", place(me, loc)));
                 }
                 let receives = !matches!(op, Op::Send { .. });
                 let (from, to) = if receives { (*peer, me) } else { (me, *peer) };
@@ -166,10 +173,10 @@ impl Form<'_> {
         let length = self.length(me, *first);
         for &loc in from.iter().chain(into) {
             if self.host_of[loc.rank] != self.host_of[me] {
-                return wrong(format!("{loc:?} is on another host"));
+                return wrong(format!("{} is on another host", place(me, loc)));
             }
             if !self.length(me, loc).agrees(length) {
-                return wrong(format!("{first:?} and {loc:?} differ in length"));
+                return wrong(format!("{} and {} differ in length", place(me, *first), place(me, loc)));
             }
             self.shares_memory |= loc.rank != me;
         }
@@ -196,13 +203,13 @@ impl Form<'_> {
             Space::Scratch => slot < program.scratch_slots && chunk < program.chunks,
         };
         if !exists || (slot != 0 && matches!(space, Space::Input | Space::Output)) {
-            return wrong(format!("{loc:?} does not exist"));
+            return wrong(format!("{} does not exist", place(program.rank, loc)));
         }
         if space == Space::Scratch && rank != program.rank {
-            return wrong(format!("{loc:?} is private"));
+            return wrong(format!("{} is private", place(program.rank, loc)));
         }
         if writes && space == Space::Input && !(self.in_place[rank] && has_output()) {
-            return wrong(format!("{loc:?} is read only"));
+            return wrong(format!("{} is read only", place(program.rank, loc)));
         }
         Ok(())
     }
@@ -235,12 +242,15 @@ impl Form<'_> {
             for (send, receive) in sends.iter().zip(receives) {
                 if !send.length.agrees(receive.length) {
                     let op = &programs[receive.to].ops[receive.index];
-                    let from = (send.from, send.index, &programs[send.from].ops[send.index]);
+                    let given = line(send.from, &programs[send.from].ops[send.index], 0);
                     return Err(Violation {
                         rule: Rule::WellFormed,
                         rank: receive.to,
                         op: Some((receive.index, op.clone())),
-                        what: format!("expects another length than rank {}, op {}, {:?} gives", from.0, from.1, from.2),
+                        what: format!(
+                            "expects another length than rank {}, op {} ({given}) gives",
+                            send.from, send.index
+                        ),
                     });
                 }
             }

@@ -6,8 +6,10 @@
 //! once and one that is rounded after every addition are different numbers in f16.
 #![forbid(unsafe_code)]
 
+use super::places::Places;
 use super::{Call, Rule, Violation};
 use crate::schedule::contract::Content;
+use crate::schedule::display::place;
 use crate::schedule::machine::{Machine, Step};
 use crate::schedule::{Loc, Op, Space};
 use crate::types::Rank;
@@ -25,7 +27,9 @@ const NOTHING: Value = u32::MAX;
 pub(super) struct Meaning<'a> {
     call: &'a Call<'a>,
     in_place: &'a [bool],
-    memory: Memory,
+    places: Places,
+    /// What every slice of every place holds.
+    memory: Vec<Value>,
     /// Slices inside links.
     in_links: Vec<Value>,
     values: Values,
@@ -33,47 +37,15 @@ pub(super) struct Meaning<'a> {
     operands: Vec<Value>,
 }
 
-/// Where each piece of memory is in one long list.
-struct Memory {
-    cells: Vec<Value>,
-    per_rank: usize,
-    /// Chunks of all rounds, and slots of staging.
-    chunks: usize,
-    stage_slots: usize,
-    slices: usize,
-}
-
-impl Memory {
-    fn cell(&self, loc: Loc, in_place: bool, slice: usize) -> usize {
-        let (rank, space, number) = loc.place(in_place);
-        let offset = match space {
-            Space::Output => 0,
-            Space::Input => self.chunks,
-            Space::Stage => 2 * self.chunks,
-            Space::Scratch => 2 * self.chunks + self.stage_slots,
-        };
-        (rank * self.per_rank + offset + number as usize) * self.slices + slice
-    }
-}
-
 impl<'a> Meaning<'a> {
-    pub fn new(machine: &Machine<'_>, call: &'a Call<'a>, in_place: &'a [bool], rounds: u32) -> Meaning<'a> {
-        let first = &machine.programs[0];
-        let (chunks, world) = ((call.contract.chunks() * rounds) as usize, machine.programs.len());
-        let per_rank = 2 * chunks + first.stage_slots as usize + first.scratch_slots as usize;
+    pub fn new(machine: &Machine<'_>, call: &'a Call<'a>, places: Places, in_place: &'a [bool]) -> Meaning<'a> {
         let slices = machine.capacity.chunk_slices as usize;
-        let memory = Memory {
-            cells: vec![NOTHING; world * per_rank * slices],
-            per_rank,
-            chunks,
-            stage_slots: first.stage_slots as usize,
-            slices,
-        };
-        let values = Values::new(world, call.shape.collective.reduces());
+        let values = Values::new(in_place.len(), call.shape.collective.reduces());
         Meaning {
             call,
             in_place,
-            memory,
+            places,
+            memory: vec![NOTHING; places.len() * slices],
             in_links: vec![NOTHING; machine.cells()],
             values,
             slices,
@@ -114,7 +86,7 @@ impl<'a> Meaning<'a> {
         let world = self.in_place.len();
         let contract = self.call.contract;
         let mut sums = Sums { rank_order: true, rounds_once: true };
-        for chunk in 0..self.memory.chunks as u32 {
+        for chunk in 0..self.places.chunks {
             for slice in 0..self.slices {
                 let mut first: Option<(Rank, Value)> = None;
                 for rank in 0..world {
@@ -165,22 +137,30 @@ impl<'a> Meaning<'a> {
         Ok(())
     }
 
+    fn cell(&self, loc: Loc, slice: usize) -> usize {
+        self.places.index(loc, self.in_place[loc.rank]) * self.slices + slice
+    }
+
     /// What memory holds. Where a rank's contribution lies, that is what is there until it is overwritten.
     fn peek(&mut self, loc: Loc, slice: usize) -> Value {
         let in_place = self.in_place[loc.rank];
-        let cell = self.memory.cell(loc, in_place, slice);
+        let cell = self.cell(loc, slice);
         let holds_input = loc.space == Space::Input || (loc.space == Space::Output && in_place);
         let chunk = loc.chunk % self.call.contract.chunks();
-        if self.memory.cells[cell] == NOTHING && holds_input && self.call.contract.has_input(loc.rank, chunk) {
-            self.memory.cells[cell] = self.values.leaf(loc.rank, loc.chunk, slice);
+        if self.memory[cell] == NOTHING && holds_input && self.call.contract.has_input(loc.rank, chunk) {
+            self.memory[cell] = self.values.leaf(loc.rank, loc.chunk, slice);
         }
-        self.memory.cells[cell]
+        self.memory[cell]
     }
 
     fn read(&mut self, step: &Step<'_>, loc: Loc) -> Result<Value, Violation> {
         let value = self.peek(loc, step.slice);
         if value == NOTHING {
-            return Err(Violation::at(Rule::ExactlyOnce, step, format!("{loc:?} is read, but nobody wrote it")));
+            return Err(Violation::at(
+                Rule::ExactlyOnce,
+                step,
+                format!("{} is read, but nobody wrote it", place(step.rank, loc)),
+            ));
         }
         self.fits(step, loc, value)?;
         Ok(value)
@@ -188,8 +168,8 @@ impl<'a> Meaning<'a> {
 
     fn write(&mut self, step: &Step<'_>, loc: Loc, value: Value) -> Result<(), Violation> {
         self.fits(step, loc, value)?;
-        let cell = self.memory.cell(loc, self.in_place[loc.rank], step.slice);
-        self.memory.cells[cell] = value;
+        let cell = self.cell(loc, step.slice);
+        self.memory[cell] = value;
         Ok(())
     }
 
@@ -202,7 +182,11 @@ impl<'a> Meaning<'a> {
         {
             return Ok(());
         }
-        Err(Violation::at(Rule::ExactlyOnce, step, format!("{loc:?} holds {}", self.values.name(value))))
+        Err(Violation::at(
+            Rule::ExactlyOnce,
+            step,
+            format!("{} holds {}", place(step.rank, loc), self.values.name(value)),
+        ))
     }
 
     /// Adds up, and checks that nothing is counted twice and that `last` is told the truth.

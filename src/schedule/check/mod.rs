@@ -21,11 +21,18 @@
 mod form;
 mod meaning;
 mod order;
+mod places;
+
+#[cfg(test)]
+pub(super) mod interleave;
+#[cfg(test)]
+mod tests;
 
 pub use super::machine::Capacity;
 
 use super::catalogue::Shape;
 use super::contract::Contract;
+use super::display::line;
 use super::machine::{Halt, Machine, Step, Watch};
 use super::{Op, Program};
 use crate::types::{Collective, Rank};
@@ -63,7 +70,7 @@ impl fmt::Display for Rule {
 
 /// Why programs are wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("rank {rank}{}: {what} (rule {rule})", at_op(.op))]
+#[error("rank {rank}{}: {what} (rule {rule})", at_op(*.rank, .op))]
 pub struct Violation {
     /// Which rule is broken.
     pub rule: Rule,
@@ -75,8 +82,12 @@ pub struct Violation {
     pub what: String,
 }
 
-fn at_op(op: &Option<(usize, Op)>) -> String {
-    op.as_ref().map(|(index, op)| format!(", op {index}, {op:?}")).unwrap_or_default()
+fn at_op(rank: Rank, op: &Option<(usize, Op)>) -> String {
+    match op {
+        None => String::new(),
+        Some((index, Op::Signal)) => format!(", op {index} (signal)"),
+        Some((index, op)) => format!(", op {index} ({})", line(rank, op, 0)),
+    }
 }
 
 impl Violation {
@@ -89,7 +100,8 @@ impl Violation {
     }
 }
 
-/// What correct programs cost and how they compute: the numbers that algorithms' docs claim. All are per round.
+/// What correct programs cost and how they compute: the numbers that algorithms' docs claim.
+/// Chunks are counted for one round, chains are those of the whole call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// Chunks that the buffers are cut into; the unit of what follows is one of them.
@@ -136,14 +148,18 @@ pub fn check_mixed(
     capacity: Capacity,
     rounds: u32,
 ) -> Result<Facts, Violation> {
-    assert!(capacity.link_slices > 0 && capacity.chunk_slices > 0 && rounds > 0, "nothing moves in zero rounds or slices");
+    assert!(
+        capacity.link_slices > 0 && capacity.chunk_slices > 0 && rounds > 0,
+        "nothing moves in zero rounds or slices"
+    );
     let call = form::check(programs, shape, in_place)?;
     let machine = Machine::new(programs, in_place, capacity, rounds);
+    let places = places::Places::new(&machine);
     let mut proof = Proof {
         meaning: (shape.collective != Collective::Barrier)
-            .then(|| meaning::Meaning::new(&machine, &call, in_place, rounds)),
+            .then(|| meaning::Meaning::new(&machine, &call, places, in_place)),
         order: (call.shares_memory || shape.collective == Collective::Barrier)
-            .then(|| order::Order::new(&machine, &call, in_place)),
+            .then(|| order::Order::new(&machine, &call, places, in_place)),
         depth: Depth::new(&machine),
     };
     match machine.run(&mut proof) {
@@ -286,7 +302,8 @@ impl Depth {
 /// Tells a deadlock by the ops that can never move.
 fn deadlock(machine: &Machine<'_>, stuck: &[(Rank, usize)]) -> Violation {
     let (rank, index) = stuck[0];
-    let others: Vec<String> = stuck[1..].iter().take(3).map(|(rank, index)| format!("rank {rank} op {index}")).collect();
+    let others: Vec<String> =
+        stuck[1..].iter().take(3).map(|(rank, index)| format!("rank {rank} op {index}")).collect();
     let more = if stuck.len() > 4 { format!(" and {} more", stuck.len() - 4) } else { String::new() };
     let also = if others.is_empty() { String::new() } else { format!("; stuck too: {}{more}", others.join(", ")) };
     Violation {

@@ -18,12 +18,13 @@
 //! calls later, nobody may end a call before all ranks of its host have begun it.
 #![forbid(unsafe_code)]
 
+use super::places::Places;
 use super::{Call, Rule, Violation};
+use crate::schedule::display::place;
 use crate::schedule::hazards::each_access;
 use crate::schedule::machine::{Machine, Step};
 use crate::schedule::{Loc, Op, Space};
 use crate::types::{Collective, Rank};
-use std::collections::HashMap;
 
 /// The number of a clock among [`Clocks`]. Number r, for a rank r, is what r knows when it begins.
 type Clock = u32;
@@ -42,39 +43,48 @@ pub(super) struct Order {
     /// Per op: how many signals its rank's program has before it.
     epochs: Vec<Epoch>,
     in_links: Vec<Clock>,
-    /// What has been done to places that several ranks can reach.
-    histories: HashMap<(Rank, Space, u32), History>,
+    /// Per rank: what its waits have told it.
+    heard: Vec<Vec<u32>>,
+    /// What has been done to the places that several ranks can reach.
+    places: Places,
+    histories: Vec<History>,
     shared: Vec<bool>,
     in_place: Vec<bool>,
 }
 
 /// The last write to a place and the reads since, as far as they are not implied by what came later.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct History {
     write: Option<(Rank, Epoch)>,
     reads: Vec<(Rank, Epoch)>,
 }
 
 impl Order {
-    pub fn new(machine: &Machine<'_>, call: &Call<'_>, in_place: &[bool]) -> Order {
+    pub fn new(machine: &Machine<'_>, call: &Call<'_>, places: Places, in_place: &[bool]) -> Order {
         let world = machine.programs.len();
         let mut epochs = Vec::with_capacity(machine.ops());
+        let mut known = Vec::with_capacity(machine.ops());
         for program in &machine.programs {
+            known.resize(known.len() + program.ops.len(), program.rank as Clock);
             let mut signals = 0;
             for op in &program.ops {
                 epochs.push(signals);
                 signals += u32::from(matches!(op, Op::Signal));
             }
         }
+        let mut heard = vec![vec![0; world]; world];
+        heard.iter_mut().enumerate().for_each(|(rank, heard)| heard[rank] = 1);
         Order {
             clocks: Clocks::new(world),
-            known: vec![0; machine.ops()],
+            known,
             signals: vec![Vec::new(); world],
             next: machine.first[..world].to_vec(),
             so_far: (0..world as Clock).collect(),
             epochs,
             in_links: vec![0; machine.cells()],
-            histories: HashMap::new(),
+            heard,
+            histories: vec![History::default(); if call.shares_memory { places.len() } else { 0 }],
+            places,
             shared: (0..world).map(|rank| call.shape.hosts[call.host_of[rank]].len() > 1).collect(),
             in_place: in_place.to_vec(),
         }
@@ -82,13 +92,16 @@ impl Order {
 
     /// The first slice of an op.
     pub fn happens(&mut self, step: &Step<'_>) -> Result<(), Violation> {
+        if let Op::Wait { on, signal } = *step.op {
+            self.hear(step, on, signal);
+            return Ok(());
+        }
         let mut clock = step.rank as Clock;
         for before in step.before().chain(step.fence_id()) {
             clock = self.clocks.join(clock, self.known[before]);
         }
         match *step.op {
             Op::Recv { .. } | Op::RecvReduce { .. } => clock = self.clocks.join(clock, self.in_links[step.cell]),
-            Op::Wait { on, signal } => clock = self.clocks.join(clock, self.signals[on][signal as usize - 1]),
             Op::Signal => {
                 let before = self.up_to(step.rank, step.id);
                 clock = self.clocks.join(clock, before);
@@ -113,6 +126,17 @@ impl Order {
         race
     }
 
+    /// A wait tells what was known when the signal was given. Of several waits in a row only the last can be another
+    /// op's fence, so only that one gets a clock.
+    fn hear(&mut self, step: &Step<'_>, on: Rank, signal: u32) {
+        let told = self.clocks.entries(self.signals[on][signal as usize - 1]);
+        let heard = &mut self.heard[step.rank];
+        heard.iter_mut().zip(told).for_each(|(heard, &told)| *heard = told.max(*heard));
+        if !step.next_is_wait {
+            self.known[step.id] = self.clocks.add(heard);
+        }
+    }
+
     /// What the ops of a rank before op `id` know together.
     fn up_to(&mut self, rank: Rank, id: usize) -> Clock {
         for op in std::mem::replace(&mut self.next[rank], id)..id {
@@ -125,15 +149,15 @@ impl Order {
         let me = step.rank;
         let verb = if writes { "writes" } else { "reads" };
         if loc.rank != me && loc.space != Space::Stage && self.clocks.of(clock, loc.rank) == 0 {
-            let what = format!("{verb} {loc:?} without knowing that rank {} has begun the call", loc.rank);
+            let what = format!("{verb} {} without knowing that rank {} has begun the call", place(me, loc), loc.rank);
             return Err(Violation::at(Rule::NoRace, step, what));
         }
         let epoch = self.epochs[step.id];
-        let history = self.histories.entry(loc.place(self.in_place[loc.rank])).or_default();
+        let history = &mut self.histories[self.places.index(loc, self.in_place[loc.rank])];
         let reads = if writes { &history.reads[..] } else { &[] };
         for &(other, then) in history.write.iter().chain(reads) {
             if other != me && !self.clocks.is_over(clock, other, then) {
-                let what = format!("{verb} {loc:?} without knowing that rank {other} is done with it");
+                let what = format!("{verb} {} without knowing that rank {other} is done with it", place(me, loc));
                 return Err(Violation::at(Rule::NoRace, step, what));
             }
         }
@@ -151,21 +175,23 @@ impl Order {
         let world = machine.programs.len();
         let ends: Vec<Clock> = (0..world).map(|rank| self.up_to(rank, machine.first[rank + 1])).collect();
         let late = |rank, what| Err(Violation::at_end(Rule::NoRace, rank, what));
-        for (&(rank, space, chunk), history) in &self.histories {
+        for (index, history) in self.histories.iter().enumerate() {
+            let (rank, space, chunk) = self.places.of(index);
             if space == Space::Stage {
                 continue;
             }
             for &(other, then) in history.write.iter().chain(&history.reads) {
                 if other != rank && !self.clocks.is_over(ends[rank], other, then) {
-                    let what = format!("ends without knowing that rank {other} is done with its {space:?} chunk {chunk}");
+                    let what =
+                        format!("ends without knowing that rank {other} is done with its {space:?} chunk {chunk}");
                     return late(rank, what);
                 }
             }
         }
-        for rank in 0..world {
+        for (rank, &end) in ends.iter().enumerate() {
             let host = &call.shape.hosts[call.host_of[rank]];
             let everybody = call.shape.collective == Collective::Barrier;
-            let met = |other: Rank| self.clocks.of(ends[rank], other) > 0;
+            let met = |other: Rank| self.clocks.of(end, other) > 0;
             let missed = if everybody { (0..world).find(|&other| !met(other)) } else { None };
             let missed = missed.or_else(|| host.iter().copied().find(|&other| call.shares_memory && !met(other)));
             if let Some(other) = missed {
@@ -231,6 +257,13 @@ impl Clocks {
         let last = self.entries.len() - self.world + rank;
         self.entries[last] = entry;
         ticked
+    }
+
+    /// A clock with these entries.
+    fn add(&mut self, entries: &[u32]) -> Clock {
+        let added = self.next();
+        self.entries.extend_from_slice(entries);
+        added
     }
 
     fn next(&self) -> Clock {

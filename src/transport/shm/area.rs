@@ -205,8 +205,8 @@ pub(super) struct AreaMemory {
 }
 
 impl AreaMemory {
-    pub(super) fn view(&self) -> AreaView {
-        self.view
+    pub(super) fn view(&self) -> &AreaView {
+        &self.view
     }
 
     pub(super) fn me(&self) -> usize {

@@ -248,6 +248,7 @@ enum View {
 }
 
 impl PeerArena {
+    /// A rank's view of an arena of its own process.
     pub fn of_this_process(arena: Arc<Arena>) -> PeerArena {
         PeerArena { view: View::SameProcess(arena) }
     }

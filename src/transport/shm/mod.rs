@@ -3,7 +3,7 @@
 //!
 //! Every rank owns one [`Arena`], a sparse memory file without a name that only its descriptor can reach, so nothing is
 //! left behind by any death. At world initialisation each rank opens a [`Door`] and puts a [`LocalCard`] into what the
-//! ranks exchange; with it the others [`attach`] and see the whole arena. From then on everything, for any number of
+//! ranks exchange; with it the others [`attach`](fn@attach) and see the whole arena. From then on everything, for any number of
 //! communicators, is offsets:
 //!
 //! ```text
@@ -20,7 +20,7 @@
 //! ```
 //!
 //! Bottom up: `freelist` says which bytes of an arena are free, `mapping` is a memory file and a view of it,
-//! `arena` joins the two, `attach` hands arenas around; `word` is an atomic in shared memory, on which
+//! `arena` joins the two, `door` and `attach` hand arenas around; `word` is an atomic in shared memory, on which
 //! `ring` and `doorbell` are built; `area` lays out what one communicator needs and `neighbours` is what the
 //! engine sees of it.
 //!
@@ -30,6 +30,7 @@
 mod area;
 mod arena;
 mod attach;
+mod door;
 mod doorbell;
 mod face;
 mod freelist;
@@ -45,7 +46,8 @@ mod process_tests;
 
 pub use area::{Area, AreaCard, AreaShape, MESSAGE_BYTES};
 pub use arena::{ARENA_SIZE_VARIABLE, Arena, Block, PeerArena};
-pub use attach::{Door, LocalCard, attach, same_process};
+pub use attach::{LocalCard, attach, same_process};
+pub use door::Door;
 pub use doorbell::{Doorbell, Nap, Waker};
 pub use neighbours::{Member, Neighbours};
 

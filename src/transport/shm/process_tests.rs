@@ -158,6 +158,7 @@ fn send_and_die() {
     let scratch = half.arena.alloc(1000, 64).unwrap();
     scratch.span().write(&[77; 1000]);
     let (neighbours, _bell, _door) = half.join(listen());
+    assert_eq!(listen::<String>(), "attached");
     let (mut tx, _rx) = neighbours.link(0, 0);
     assert_eq!(tx.send(scratch.span()).unwrap(), 1000);
     assert!(neighbours.enter());
@@ -255,6 +256,7 @@ fn what_a_rank_sent_before_it_was_killed_arrives() {
     let theirs = other.hear();
     other.tell(&cards);
     let (neighbours, _bell, _door) = half.join(theirs);
+    other.tell(&"attached");
     other.child.wait().unwrap();
     let (mut tx, mut rx) = neighbours.link(1, 0);
     assert_eq!(rx.recv(block.span()).unwrap(), 1000);

@@ -1,5 +1,6 @@
-//! Several hosts with several ranks each: inside a host through staging memory, between hosts over links, and every local
-//! rank drives a flow of its own, so that the network sees as many streams as there are ranks and no leader is a bottleneck.
+//! Several hosts with several ranks each: inside a host through staging memory, between hosts over links, and every
+//! local rank drives a flow of its own, so that the network sees as many streams as there are ranks and no leader is a
+//! bottleneck.
 //!
 //! ```text
 //!   all-reduce, 2 hosts of 2         host A: 0 1                    host B: 2 3
@@ -9,25 +10,30 @@
 //!     all-gather inside              0 <-> 1                        2 <-> 3
 //! ```
 //!
-//! **Flows.** There are as many as the smallest host has ranks; the rank in seat f of each host carries flow f, ranks in
-//! higher seats only contribute and collect. So hosts may be uneven, and a host of one rank takes no part in any staging:
-//! it works on its buffers directly.
+//! **Flows.** There are as many as the smallest host has ranks; the rank in seat f of each host carries flow f, ranks
+//! in higher seats only contribute and collect. So hosts may be uneven, and a host of one rank takes no part in any
+//! staging: it works on its buffers directly.
 //!
 //! **Between hosts** one channel asks for latency and several for bandwidth: recursive doubling between two hosts;
 //! otherwise PAT over one channel, rings over several; binomial trees or chains from and to a root.
 //!
-//! With H hosts, F flows and g ranks on the host, a carrying rank sends 2(H-1)/H S/F in an all-reduce, (H-1)/H S/F in a
-//! reduce-scatter or an all-gather of even hosts; loads and stores inside are those of [`super::staged`].
+//! With H hosts and F flows a carrying rank sends 2(H-1)/H S/F in an all-reduce (S/F between two hosts) and, where
+//! hosts are even, (H-1)/H S/F in a reduce-scatter or an all-gather. Steps are those of the algorithm between hosts;
+//! two meetings of the host. Inside, what is staged costs what it costs in [`super::staged`].
 //!
-//! **Staging slots.** Slot c is for chunk c. Foreign ranks' slots are written before the first meeting of a round and read
-//! by their carrier before the second; a carrier's own are written after the first meeting and read before the first
-//! meeting of the next round. So two meetings keep rounds apart (see [`super::staged`] for the argument).
+//! **Staging slots.** Slot c is for chunk c. Foreign ranks' slots are written before the first meeting of a round and
+//! read by their carrier before the second; a carrier's own are written after the first meeting and read before the
+//! first meeting of the next round. So two meetings keep rounds apart (see [`super::staged`] for the argument).
 //!
 //! Source: "multi-leader" designs (DPML, 2017) and NCCL's rail-optimised rings.
 #![forbid(unsafe_code)]
 
+mod plan;
+
+use plan::Plan;
+
 use super::catalogue::Shape;
-use super::draft::{Draft, Group, Piece, rotated};
+use super::draft::{Draft, Group, Piece};
 use super::{Loc, Program, binomial, chain, dissemination, pat, recursive_doubling, ring};
 use crate::types::{Collective, Rank};
 
@@ -45,87 +51,7 @@ pub(super) fn program(shape: &Shape, me: Rank) -> Option<Program> {
     }
 }
 
-/// Who sits where, as one rank sees it.
-struct Plan {
-    me: Rank,
-    /// The hosts' ranks by seat. In rooted collectives the root's host is first and the root sits first there.
-    hosts: Vec<Vec<Rank>>,
-    /// My host, and my seat there.
-    here: usize,
-    seat: usize,
-    flows: usize,
-    channels: usize,
-    root: Rank,
-}
-
 impl Plan {
-    fn new(shape: &Shape, me: Rank) -> Plan {
-        let place_of = |hosts: &[Vec<Rank>], rank| {
-            let seat_in = |host: &Vec<Rank>| host.iter().position(|&other| other == rank);
-            let found = hosts.iter().enumerate().find_map(|(index, host)| seat_in(host).map(|seat| (index, seat)));
-            found.expect("every rank is on one of the hosts")
-        };
-        let mut hosts = shape.hosts.clone();
-        if shape.collective.has_root() {
-            let (host, seat) = place_of(&hosts, shape.root);
-            hosts.rotate_left(host);
-            hosts[0] = rotated(&hosts[0], seat);
-        }
-        let (here, seat) = place_of(&hosts, me);
-        let flows = hosts.iter().map(Vec::len).min().unwrap_or(1);
-        Plan { me, hosts, here, seat, flows, channels: shape.channels.max(1).into(), root: shape.root }
-    }
-
-    fn host(&self) -> &[Rank] {
-        &self.hosts[self.here]
-    }
-
-    /// Nobody to share memory with.
-    fn alone(&self) -> bool {
-        self.host().len() == 1
-    }
-
-    fn carries(&self) -> bool {
-        self.seat < self.flows
-    }
-
-    /// The carriers of my flow, by host; on odd channels the hosts after the first in reverse, to use links both ways.
-    fn flow_order(&self, channel: usize) -> Vec<Rank> {
-        let mut order: Vec<Rank> = self.hosts.iter().map(|host| host[self.seat]).collect();
-        if channel % 2 == 1 {
-            order[1..].reverse();
-        }
-        order
-    }
-
-    /// Puts my contribution to every chunk that another seat carries where that seat finds it.
-    fn copy_in(&self, draft: &mut Draft, carrier_seat: &[usize]) {
-        for (chunk, &seat) in (0u32..).zip(carrier_seat) {
-            if seat != self.seat {
-                draft.copy(draft.input(chunk), vec![draft.stage(chunk, chunk)]);
-            }
-        }
-    }
-
-    /// Sums the host's contributions to every chunk that my seat carries, into my slot for it.
-    fn reduce_here(&self, draft: &mut Draft, carrier_seat: &[usize]) {
-        for (chunk, &seat) in (0u32..).zip(carrier_seat) {
-            if seat == self.seat {
-                let of = |&rank| if rank == self.me { draft.input(chunk) } else { Loc::stage(rank, chunk, chunk) };
-                draft.reduce(self.host().iter().map(of).collect(), vec![draft.stage(chunk, chunk)], false);
-            }
-        }
-    }
-
-    /// Copies chunks from their carriers' slots to my output.
-    fn copy_out(&self, draft: &mut Draft, carrier_seat: &[usize], wanted: impl Fn(u32) -> bool) {
-        for (chunk, &seat) in (0u32..).zip(carrier_seat) {
-            if wanted(chunk) {
-                draft.copy(Loc::stage(self.host()[seat], chunk, chunk), vec![draft.output(chunk)]);
-            }
-        }
-    }
-
     fn all_reduce(&self) -> Program {
         let mut draft = Draft::new(self.me);
         let hosts = self.hosts.len();
@@ -158,35 +84,6 @@ impl Plan {
         }
         let chunks = carrier_seat.len() as u32;
         draft.finish(chunks, chunks, 0)
-    }
-
-    /// What the host knows of a chunk that I carry, when sums end at everybody's output.
-    fn partial(&self, chunk: u32) -> Piece {
-        if self.alone() {
-            Piece { have: Loc::input(self.me, chunk), into: Loc::output(self.me, chunk) }
-        } else {
-            Piece::settled(Loc::stage(self.me, chunk, chunk))
-        }
-    }
-
-    /// For collectives with a block for each rank: the seat that carries it on any host. Blocks of ranks above the
-    /// carrying seats are dealt out among those.
-    fn block_carriers(&self) -> Vec<usize> {
-        let mut carrier_seat = vec![0; self.hosts.iter().map(Vec::len).sum::<usize>() * self.channels];
-        for (seat, &rank) in self.hosts.iter().flat_map(|host| host.iter().enumerate()) {
-            carrier_seat[rank * self.channels..][..self.channels].fill(seat % self.flows);
-        }
-        carrier_seat
-    }
-
-    /// By host, in the group's order: what my flow carries for that host's ranks over that channel.
-    fn flow_blocks(&self, order: &[Rank], channel: usize, piece: impl Fn(Rank, u32) -> Piece) -> Vec<Vec<Piece>> {
-        let carried = |carrier: &Rank| {
-            let host = self.hosts.iter().find(|host| host.contains(carrier)).expect("carriers sit on hosts");
-            let ranks = host.iter().skip(self.seat).step_by(self.flows);
-            ranks.map(|&rank| piece(rank, (rank * self.channels + channel) as u32)).collect()
-        };
-        order.iter().map(carried).collect()
     }
 
     fn reduce_scatter(&self) -> Program {
@@ -266,11 +163,6 @@ impl Plan {
         }
         let chunks = carrier_seat.len() as u32;
         draft.finish(chunks, chunks, 0)
-    }
-
-    /// The seats that carry the chunks of a vector to or from the root: chunk (flow, channel).
-    fn vector_carriers(&self) -> Vec<usize> {
-        (0..self.flows * self.channels).map(|chunk| chunk / self.channels).collect()
     }
 
     fn broadcast(&self) -> Program {
@@ -374,5 +266,59 @@ impl Plan {
             }
         }
         draft.finish(1, 0, 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::catalogue::{self, Algorithm};
+    use super::super::check::{Capacity, check};
+    use super::*;
+
+    /// Hosts of these sizes; with `dealt` neighbouring ranks sit on different hosts.
+    fn hosts(sizes: &[usize], dealt: bool) -> Vec<Vec<Rank>> {
+        let mut hosts = vec![Vec::new(); sizes.len()];
+        let world = sizes.iter().sum();
+        let mut at = 0;
+        for rank in 0..world {
+            while hosts[at].len() == sizes[at] {
+                at = (at + 1) % sizes.len();
+            }
+            hosts[at].push(rank);
+            at = (at + usize::from(dealt)) % sizes.len();
+        }
+        hosts
+    }
+
+    #[test]
+    fn even_and_uneven_hosts_every_root_in_place_and_not() {
+        let layouts: [&[usize]; 8] =
+            [&[2, 2], &[1, 2], &[3, 1, 2], &[4, 4], &[2, 2, 2], &[3, 5], &[1, 1, 4], &[2, 3, 4, 5]];
+        for (sizes, dealt) in layouts.iter().flat_map(|&sizes| [(sizes, false), (sizes, true)]) {
+            let hosts = hosts(sizes, dealt);
+            let world = hosts.iter().map(Vec::len).sum();
+            for collective in [
+                Collective::AllReduce,
+                Collective::ReduceScatter,
+                Collective::AllGather,
+                Collective::Broadcast,
+                Collective::Reduce,
+                Collective::Barrier,
+            ] {
+                for root in 0..if collective.has_root() { world } else { 1 } {
+                    for (channels, in_place) in [(1, false), (1, true), (2, false), (3, true)] {
+                        let apart = Shape::apart(collective, world);
+                        let shape = Shape { root, hosts: hosts.clone(), channels, in_place, ..apart };
+                        let write = |me| catalogue::program(Algorithm::Hierarchical, &shape, me).expect("two levels");
+                        let programs: Vec<Program> = (0..world).map(write).collect();
+                        for rounds in 1..=3 {
+                            if let Err(violation) = check(&programs, &shape, Capacity::LEAST, rounds) {
+                                panic!("{rounds} rounds of {shape:?}: {violation}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
     }
 }
