@@ -6,7 +6,11 @@ pub mod device;
 pub mod element;
 pub mod engine;
 pub mod error;
+#[cfg(feature = "tools")]
+pub mod launch;
 pub mod memory;
+#[cfg(feature = "tools")]
+pub mod perf;
 pub mod schedule;
 pub mod topology;
 pub mod transport;

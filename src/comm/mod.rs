@@ -92,7 +92,11 @@ impl Communicator {
     /// # Ok::<(), roundel::Error>(())
     /// ```
     pub fn from_env() -> Result<Communicator> {
-        let options = Options::from_env()?;
+        Communicator::from_env_with(Options::from_env()?)
+    }
+
+    /// [`Communicator::from_env`] with options of the caller's.
+    pub fn from_env_with(options: Options) -> Result<Communicator> {
         let config = match launcher::detect(&|name| std::env::var(name).ok())? {
             Some(launch) => launch.config(options.init_timeout, options.interface.clone()),
             None => config(alone()?, 0, 1, &options),

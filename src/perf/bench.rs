@@ -1,0 +1,282 @@
+//! One rank's bench: its communicator, two buffers, and the calls made on them.
+//!
+//! A buffer holds, between guard bytes, room for the largest size; every iteration moves on to the next piece of it, so
+//! that small sizes do not find their data in the cache (nccl-tests does the same):
+//!
+//! ```text
+//!   guard | iteration 0 | iteration 1 | ... | iteration k = iteration 0 again | guard
+//! ```
+//!
+//! In place only the second buffer is used. Calls are made on raw memory, for every element type and both ways of placing
+//! buffers by the same few lines; naming that memory is the one thing in `perf` that is `unsafe`.
+#![deny(unsafe_code)]
+
+use crate::error::{Error, Result};
+use crate::memory::Span;
+use crate::perf::data::{Pattern, Recipe, RedOp};
+use crate::perf::geometry::{Geometry, Source, next, previous};
+use crate::types::{Collective, Rank};
+use crate::{Buffer, Call, Communicator, Counts};
+use std::ops::Range;
+
+/// Bytes on either side of a buffer that nobody may touch.
+const GUARD_BYTES: usize = 64;
+/// What guards, and outputs before a checked call, are filled with.
+const FILL: u8 = 0xa5;
+
+/// What is called, apart from where.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// Pattern, type and sizes.
+    pub geometry: Geometry,
+    /// The reduction, if any.
+    pub op: Option<RedOp>,
+    /// The root; 0 where there is none.
+    pub root: Rank,
+    /// Input and output share memory.
+    pub in_place: bool,
+}
+
+/// What a check found on one rank.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Output elements with another value than expected.
+    pub wrong: u64,
+    /// Bytes beside the output that were written.
+    pub outside: u64,
+    /// Input elements that an out-of-place call changed.
+    pub input_changed: u64,
+}
+
+/// A rank ready to be measured.
+pub struct Bench {
+    /// The communicator.
+    pub comm: Communicator,
+    send: Region,
+    recv: Region,
+    unalign: usize,
+    /// Calls in flight at once, each with its own piece of the buffers.
+    calls: usize,
+    reuse_buffers: bool,
+}
+
+/// How a bench lays out its buffers.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    /// The largest vector.
+    pub max_bytes: usize,
+    /// Calls in flight at once.
+    pub calls: usize,
+    /// Elements between an aligned address and the first buffer.
+    pub unalign: usize,
+    /// From [`Communicator::alloc`].
+    pub mapped: bool,
+    /// The same memory in every iteration.
+    pub reuse_buffers: bool,
+}
+
+impl Bench {
+    /// Allocates and touches the buffers.
+    pub fn new(comm: Communicator, layout: Layout) -> Result<Bench> {
+        let too_big = || Error::invalid(format!("{} buffers of {} bytes", layout.calls, layout.max_bytes));
+        let len_bytes = layout.max_bytes.checked_mul(layout.calls).ok_or_else(too_big)?;
+        let slack_bytes = layout.unalign * size_of::<u64>();
+        let total_bytes = len_bytes.checked_add(2 * GUARD_BYTES + slack_bytes).ok_or_else(too_big)?;
+        Ok(Bench {
+            send: Region::new(&comm, total_bytes, layout.mapped)?,
+            recv: Region::new(&comm, total_bytes, layout.mapped)?,
+            comm,
+            unalign: layout.unalign,
+            calls: layout.calls,
+            reuse_buffers: layout.reuse_buffers,
+        })
+    }
+
+    /// One iteration: as many calls as there are to be in flight. One is a plain blocking call, several are a group;
+    /// `nonblocking` ones are started and waited for.
+    pub fn iterate(&mut self, case: &Case, iteration: usize, nonblocking: bool) -> Result<()> {
+        self.make(case, iteration, self.calls, nonblocking)
+    }
+
+    fn make(&mut self, case: &Case, iteration: usize, count: usize, nonblocking: bool) -> Result<()> {
+        if count == 1 && !nonblocking && case.geometry.collective != Collective::SendRecv {
+            let call = self.call(case, self.offset_bytes(case, iteration, 0));
+            return self.comm.run(&call);
+        }
+        let mut calls = Vec::with_capacity(2 * count);
+        for index in 0..count {
+            let call = self.call(case, self.offset_bytes(case, iteration, index));
+            calls.extend(self.halves(call));
+        }
+        if nonblocking {
+            let works = calls.iter().map(|call| self.comm.start(call)).collect::<Result<Vec<_>>>()?;
+            // An early return drops the rest, which waits for them as well: none outlives the borrow of the buffers.
+            works.into_iter().try_for_each(|work| Ok(work.wait()?))
+        } else if let ([call], 1) = (&calls[..], self.comm.world()) {
+            self.comm.run(call)
+        } else {
+            self.comm.group(|group| calls.into_iter().try_for_each(|call| group.call(call)))
+        }
+    }
+
+    /// Fills the buffers, makes one call, and compares everything that can be compared.
+    pub fn check(&mut self, case: &Case, seed: u64) -> Result<Findings> {
+        let (me, geometry) = (self.comm.rank(), case.geometry);
+        let recipe = Recipe { dtype: geometry.dtype, op: case.op, world: geometry.world, seed };
+        let mine = recipe.input(me);
+        let (input, output) = self.places(case, self.offset_bytes(case, 0, 0));
+        let elem_bytes = geometry.dtype.size_bytes();
+        let around = if case.in_place {
+            let start = self.offset_bytes(case, 0, 0);
+            start..start + geometry.size_bytes()
+        } else {
+            output.clone()
+        };
+        let guarded = around.start - GUARD_BYTES..around.end + GUARD_BYTES;
+        self.recv.bytes()[guarded].fill(FILL);
+        mine.fill(&mut self.input(case)[input.clone()], 0);
+
+        self.make(case, 0, 1, false)?;
+
+        let mut findings = Findings::default();
+        let mut patterns: Vec<(Source, Pattern)> = Vec::new();
+        for piece in geometry.expected(me, case.root) {
+            let bytes = output.start + piece.output.start * elem_bytes..output.start + piece.output.end * elem_bytes;
+            let known = patterns.iter().position(|(source, _)| *source == piece.source);
+            let known = known.unwrap_or_else(|| {
+                let pattern = match piece.source {
+                    Source::Reduced => recipe.reduced(),
+                    Source::Rank(rank) => recipe.input(rank),
+                };
+                patterns.push((piece.source, pattern));
+                patterns.len() - 1
+            });
+            findings.wrong += patterns[known].1.count_wrong(&self.recv.bytes()[bytes], piece.first);
+        }
+        let recv = self.recv.bytes();
+        let guards = [&recv[around.start - GUARD_BYTES..around.start], &recv[around.end..around.end + GUARD_BYTES]];
+        findings.outside = guards.iter().flat_map(|guard| guard.iter()).filter(|&&byte| byte != FILL).count() as u64;
+        if !case.in_place {
+            findings.input_changed = mine.count_wrong(&self.send.bytes()[input.clone()], 0);
+        }
+        // Timed loops run on zeros: in place, other numbers would grow until they overflow.
+        self.input(case)[input].fill(0);
+        self.recv.bytes()[around].fill(0);
+        Ok(findings)
+    }
+
+    fn input(&mut self, case: &Case) -> &mut [u8] {
+        if case.in_place { self.recv.bytes() } else { self.send.bytes() }
+    }
+
+    /// Where the piece for this iteration begins, in either buffer.
+    fn offset_bytes(&self, case: &Case, iteration: usize, index: usize) -> usize {
+        let first = GUARD_BYTES + self.unalign * case.geometry.dtype.size_bytes();
+        let size_bytes = case.geometry.size_bytes();
+        let room_bytes = self.recv.len_bytes() - GUARD_BYTES - first;
+        let turns = if self.reuse_buffers { 1 } else { (room_bytes / (size_bytes * self.calls).max(1)).max(1) };
+        first + (iteration % turns * self.calls + index) * size_bytes
+    }
+
+    /// The bytes of input and output within their buffers.
+    fn places(&self, case: &Case, start: usize) -> (Range<usize>, Range<usize>) {
+        let (me, geometry) = (self.comm.rank(), case.geometry);
+        let elem_bytes = geometry.dtype.size_bytes();
+        let (input, output) = if case.in_place { geometry.in_place_offsets(me) } else { (0, 0) };
+        let place = |first: usize, count: usize| start + first * elem_bytes..start + (first + count) * elem_bytes;
+        (place(input, geometry.input_count(me, case.root)), place(output, geometry.output_count(me, case.root)))
+    }
+
+    /// The library's call on the piece that begins at `start`.
+    fn call(&mut self, case: &Case, start: usize) -> Call {
+        let (me, geometry) = (self.comm.rank(), case.geometry);
+        let (input, output) = self.places(case, start);
+        let output = self.recv.span(output);
+        let input = if case.in_place { self.recv.span(input) } else { self.send.span(input) };
+        Call {
+            collective: geometry.collective,
+            dtype: geometry.dtype,
+            op: case.op.map(|op| op.for_rank(me, geometry.dtype)),
+            root: case.root,
+            peer: me,
+            counts: Counts::Even(geometry.count),
+            input,
+            output,
+        }
+    }
+
+    /// A send and receive as the two messages it is for a rank; any other call as it is.
+    fn halves(&self, call: Call) -> Vec<Call> {
+        let (me, world) = (self.comm.rank(), self.comm.world());
+        if call.collective != Collective::SendRecv {
+            return vec![call];
+        }
+        if world == 1 {
+            return vec![Call { root: me, ..call }];
+        }
+        vec![
+            Call { root: me, peer: next(me, world), output: Span::EMPTY, ..call.clone() },
+            Call { root: previous(me, world), peer: me, input: Span::EMPTY, ..call },
+        ]
+    }
+}
+
+/// Memory for the buffers, aligned to a cache line.
+struct Region {
+    storage: Storage,
+    /// Bytes of the storage before the first aligned one.
+    skip_bytes: usize,
+    len_bytes: usize,
+}
+
+enum Storage {
+    Plain(Vec<u64>),
+    Mapped(Buffer<u64>),
+}
+
+impl Region {
+    fn new(comm: &Communicator, len_bytes: usize, mapped: bool) -> Result<Region> {
+        let words = len_bytes.div_ceil(size_of::<u64>()) + GUARD_BYTES / size_of::<u64>();
+        let storage = if mapped {
+            Storage::Mapped(comm.alloc(words)?)
+        } else {
+            let mut plain = Vec::new();
+            plain.try_reserve_exact(words).map_err(|error| Error::System {
+                what: format!("allocating a buffer of {len_bytes} bytes"),
+                source_text: error.to_string(),
+                errno: 0,
+            })?;
+            plain.resize(words, 0);
+            Storage::Plain(plain)
+        };
+        let mut region = Region { storage, skip_bytes: 0, len_bytes };
+        region.skip_bytes = region.words().as_ptr().cast::<u8>().align_offset(GUARD_BYTES);
+        // Touched here, so that no timed call meets a page for the first time.
+        region.words().fill(0);
+        Ok(region)
+    }
+
+    fn len_bytes(&self) -> usize {
+        self.len_bytes
+    }
+
+    fn words(&mut self) -> &mut [u64] {
+        match &mut self.storage {
+            Storage::Plain(words) => words,
+            Storage::Mapped(words) => words,
+        }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        let (skip, len) = (self.skip_bytes, self.len_bytes);
+        &mut bytemuck::cast_slice_mut(self.words())[skip..skip + len]
+    }
+
+    #[allow(unsafe_code)]
+    fn span(&mut self, range: Range<usize>) -> Span {
+        let bytes = &mut self.bytes()[range];
+        // SAFETY: the bytes are ours and mapped until the region is dropped; `make`, the only user, holds the bench
+        // mutably until its calls have ended, so no reference to them is used meanwhile.
+        unsafe { Span::new(bytes.as_mut_ptr(), bytes.len()) }
+    }
+}
