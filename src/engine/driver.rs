@@ -362,22 +362,21 @@ impl Engine {
         Ok(())
     }
 
-    fn sleep(&self, drive: &mut Drive, idle_since: Instant) -> Result<()> {
+    /// Sleeps until there may be news. True when something moved on the last look before the sleep.
+    fn sleep(&self, drive: &mut Drive, idle_since: Instant) -> Result<bool> {
         let Drive { lane, sleeper, interests, .. } = drive;
         lane.interests(interests);
         // Wake up in time to report a stall, then seldom.
         let nap = STALL.saturating_sub(idle_since.elapsed()) + Duration::from_millis(1);
         let nap = if idle_since.elapsed() > STALL { NAP.min(lane.time_left()) } else { nap };
-        let mut outcome = Ok(());
+        let mut outcome = Ok(false);
         sleeper.sleep(interests, nap, &mut || {
             // Relaxed: a submitter that came too late for this look rings the bell.
             if self.waiting.load(Ordering::Relaxed) > 0 || self.fate.check().is_err() {
                 return true;
             }
-            lane.poll().unwrap_or_else(|error| {
-                outcome = Err(error);
-                true
-            })
+            outcome = lane.poll();
+            !matches!(outcome, Ok(false))
         })?;
         self.settle(lane);
         outcome
