@@ -237,6 +237,19 @@ pub struct Settings {
     pub explain: Option<Explain>,
 }
 
+impl Settings {
+    /// Creates the files that results are to go to, so that a path that cannot be written is found before anything runs.
+    pub fn try_files(&self) -> Result<(), String> {
+        let sinks = [&self.json, &self.csv].into_iter().filter_map(|sink| match sink {
+            Some(Sink::File(path)) => Some(path),
+            _ => None,
+        });
+        sinks.chain(&self.plot).try_for_each(|path| {
+            std::fs::File::create(path).map(drop).map_err(|error| format!("{}: {error}", path.display()))
+        })
+    }
+}
+
 /// The name of the binary that measures `collective`, as nccl-tests calls it.
 pub fn binary_name(collective: Collective) -> &'static str {
     match collective {

@@ -107,6 +107,9 @@ fn start(settings: &Settings) -> std::result::Result<ExitCode, Failure> {
         ))
         .into());
     }
+    if !launch::is_child() && launched.as_ref().is_none_or(|launched| launched.rank == 0) {
+        settings.try_files().map_err(Error::invalid)?;
+    }
     let options = options(settings)?;
     let procs = settings.procs.or((settings.threads > 1).then_some(1));
     let is_alone = launched.is_none() && procs == Some(1);
