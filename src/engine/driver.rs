@@ -391,7 +391,7 @@ impl Engine {
         let first = self.fate.fail(error);
         let error = self.fate.check().expect_err("it has just failed");
         if first {
-            tracing::error!("{error}");
+            tracing::debug!("this rank ends the communicator: {error}");
             self.reporter.failed(&error);
         }
         lane.fail(&error);
