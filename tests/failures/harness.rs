@@ -109,7 +109,14 @@ impl Job {
         job
     }
 
-    fn spawn(&mut self, scenario: &str, world: usize, id: &str, settings: &[(&str, &str)], tell: &Sender<(Rank, String)>) {
+    fn spawn(
+        &mut self,
+        scenario: &str,
+        world: usize,
+        id: &str,
+        settings: &[(&str, &str)],
+        tell: &Sender<(Rank, String)>,
+    ) {
         let rank = self.children.len();
         let mut command = Command::new(std::env::current_exe().expect("a running program has a path"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ROUNDEL_")) {
@@ -161,6 +168,12 @@ impl Job {
     /// The same of several ranks.
     pub fn wait_for_all(&mut self, ranks: &[Rank], word: &str) -> Vec<String> {
         ranks.iter().map(|rank| self.wait_for(*rank, word)).collect()
+    }
+
+    /// The rest of all lines heard so far that begin with `word`.
+    pub fn heard(&self, word: &str) -> Vec<String> {
+        let lines = self.early.iter().filter_map(|(_, line)| line.strip_prefix(word));
+        lines.map(|rest| rest.trim_start().to_string()).collect()
     }
 
     pub fn pid(&self, rank: Rank) -> Pid {
@@ -238,11 +251,11 @@ pub fn say(line: impl std::fmt::Display) {
 fn child() {
     let Ok(name) = std::env::var(SCENARIO) else { return };
     let all = [
+        super::bad_input::SCENARIOS,
         super::death::SCENARIOS,
         super::idle::SCENARIOS,
         super::leaks::SCENARIOS,
         super::mismatch::SCENARIOS,
-        super::stranger::SCENARIOS,
         super::timeout::SCENARIOS,
     ];
     let scenario = all.into_iter().flatten().find(|(known, _)| *known == name);
@@ -255,5 +268,11 @@ fn child() {
     } else {
         Communicator::from_env()
     };
-    scenario(comm.expect("all ranks come"));
+    match comm {
+        Ok(comm) => scenario(comm),
+        Err(error) => {
+            say(format_args!("refused {error}"));
+            std::process::exit(1);
+        }
+    }
 }
