@@ -3,7 +3,7 @@
 
 use super::world::World;
 use crate::engine::{Connector, Fate};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::schedule::Port;
 use crate::transport::shm::Neighbours;
 use crate::transport::tcp::LinkSide;
@@ -41,7 +41,17 @@ impl Connector for Links {
             let cancelled = || self.fate.check().err();
             let deadline = Instant::now() + options.timeout;
             let address = self.world.address(self.members[port.peer])?;
-            Some(endpoint.connect(address, side, sockets, true, deadline, &cancelled)?)
+            let unreachable = |error| match error {
+                // A rank that was there when the job began: it has closed this communicator, or worse.
+                Error::Bootstrap { what, .. } => Error::PeerLost {
+                    suspects: vec![port.peer],
+                    what: format!("can no longer be reached ({what})"),
+                    during: None,
+                },
+                other => other,
+            };
+            let ends = endpoint.connect(address, side, sockets, true, deadline, &cancelled);
+            Some(ends.map_err(unreachable)?)
         } else {
             endpoint.accepted(side, sockets)?
         };

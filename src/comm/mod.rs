@@ -128,6 +128,10 @@ impl Communicator {
 
     /// All `world` ranks in this process, in order: one for each thread of the caller's.
     pub fn threads(world: usize, options: Options) -> Result<Vec<Communicator>> {
+        if world == 0 {
+            return Err(Error::invalid("a world of no ranks; it has at least one"));
+        }
+        options.check()?;
         let id = UniqueId::with_interface("127.0.0.1")?;
         std::thread::scope(|scope| {
             let join = |rank| {
