@@ -58,7 +58,12 @@ fn may_pass(error: &Error) -> bool {
     let Error::System { errno, .. } = error else { return false };
     matches!(
         Errno::from_raw(*errno),
-        Errno::ECONNREFUSED | Errno::ECONNRESET | Errno::EPIPE | Errno::ETIMEDOUT | Errno::EHOSTUNREACH
+        Errno::ECONNREFUSED
+            | Errno::ECONNRESET
+            | Errno::EPIPE
+            | Errno::ETIMEDOUT
+            | Errno::EHOSTUNREACH
+            | Errno::ENETUNREACH
     )
 }
 

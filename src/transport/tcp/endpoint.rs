@@ -213,6 +213,17 @@ struct Guests {
 }
 
 impl Guests {
+    /// Whether somebody with this hello may come in.
+    fn admit(&self, hello: &Hello) -> Result<Vec<u8>> {
+        if self.forgotten.contains(&hello.key.comm) {
+            return Err(Error::bootstrap("that communicator is closed here"));
+        }
+        if self.parked.len() >= MAX_PARKED {
+            return Err(Error::bootstrap(format!("{MAX_PARKED} connections wait here already")));
+        }
+        Ok(Vec::new())
+    }
+
     /// The connections of a link, once all are there.
     fn take(&mut self, side: LinkSide, sockets: u8) -> Result<Option<Vec<TcpStream>>> {
         let keys: Vec<LinkKey> = (0..sockets).map(|socket| side.key(false, socket)).collect();
@@ -239,30 +250,6 @@ impl Lobby {
     /// Sleeps, at most until the next change or `wake`.
     fn pause(&self, timeout: Duration) {
         let _ = self.changed.wait_timeout(self.lock(), timeout.min(CANCEL_POLL));
-    }
-
-    /// Whether somebody with this hello may come in.
-    fn admit(&self, hello: &Hello) -> Result<Vec<u8>> {
-        let guests = self.lock();
-        if guests.forgotten.contains(&hello.key.comm) {
-            return Err(Error::bootstrap("that communicator is closed here"));
-        }
-        if guests.parked.len() >= MAX_PARKED {
-            return Err(Error::bootstrap(format!("{MAX_PARKED} connections wait here already")));
-        }
-        Ok(Vec::new())
-    }
-
-    fn park(&self, hello: Hello, stream: TcpStream) {
-        let mut guests = self.lock();
-        if !guests.forgotten.contains(&hello.key.comm) {
-            // One that dials again has given up its earlier try.
-            guests.parked.insert(hello.key, (stream, hello.sockets));
-            self.changed.notify_all();
-            if let Some(arrived) = guests.watchers.get(&hello.key.comm) {
-                arrived();
-            }
-        }
     }
 
     /// Waits for all connections of a link that the peer dials.
@@ -378,10 +365,19 @@ impl Porter {
     /// The guest is proved: parks it, or tells it why not.
     fn welcome(&self, guest: HalfOpen, hello: &[u8]) -> Result<()> {
         let hello = Hello::decode(hello);
-        let answer = hello.as_ref().map_err(Error::clone).and_then(|hello| self.lobby.admit(hello));
+        // One lock for both: a peer may do all its work as soon as it has the answer, and say goodbye; whoever then looks
+        // for its connection must find it. The answer is small and the socket's buffer empty, so it does not wait.
+        let mut guests = self.lobby.lock();
+        let answer = hello.as_ref().map_err(Error::clone).and_then(|hello| guests.admit(hello));
         guest.responding.answer(&guest.stream, &answer)?;
         answer?;
-        self.lobby.park(hello?, guest.stream);
+        let hello = hello?;
+        // One that dials again has given up its earlier try.
+        guests.parked.insert(hello.key, (guest.stream, hello.sockets));
+        self.lobby.changed.notify_all();
+        if let Some(arrived) = guests.watchers.get(&hello.key.comm) {
+            arrived();
+        }
         Ok(())
     }
 
