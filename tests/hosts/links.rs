@@ -111,7 +111,7 @@ fn what_was_sent_before_leaving_arrives() {
                 if comm.rank() == sender {
                     return comm.send(&[5u8; 100], 1 - sender).unwrap();
                 }
-                let mut data = [0; 100];
+                let mut data = [0u8; 100];
                 comm.recv(&mut data, sender).unwrap();
                 assert_eq!(data, [5; 100]);
             });

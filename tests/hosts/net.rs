@@ -41,7 +41,7 @@ fn unshare(script: &str) -> Command {
         command.args(["--user", "--map-root-user"]);
     }
     // Names of network namespaces are files in /run/netns.
-    let script = format!("mount -t tmpfs none /run && mkdir /run/netns && {script}");
+    let script = format!("mount -t tmpfs none /run && mkdir /run/netns && ip link set lo up && {script}");
     command.args(["sh", "-c", &script]);
     command
 }
