@@ -80,14 +80,16 @@ struct Drive {
 /// How long to spin and to yield before sleeping.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
-    spins: u32,
-    yields: u32,
+    spin: Duration,
+    awake: Duration,
 }
 
 impl Patience {
-    /// For so many ranks on so many cores.
+    /// For so many ranks on so many cores. A spin that a neighbour needs the core for costs a time slice; a yield does not,
+    /// and costs little where nobody wants the core.
     pub(crate) fn new(ranks_here: usize, cores: usize) -> Patience {
-        if ranks_here <= cores { Patience { spins: 2000, yields: 50 } } else { Patience { spins: 0, yields: 100 } }
+        let spin = if ranks_here <= cores { Duration::from_micros(3) } else { Duration::ZERO };
+        Patience { spin, awake: Duration::from_micros(60) }
     }
 }
 
@@ -261,7 +263,6 @@ impl Engine {
     fn drive(&self, enough: impl Fn() -> bool) {
         let mut guard = self.lane.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let drive = &mut *guard;
-        let mut idle = 0;
         let mut idle_since: Option<Instant> = None;
         loop {
             self.admit(&mut drive.lane);
@@ -279,24 +280,19 @@ impl Engine {
                 return;
             }
             if moved {
-                (idle, idle_since) = (0, None);
+                idle_since = None;
                 continue;
             }
-            idle += 1;
-            let Patience { spins, yields } = drive.patience;
-            if idle <= spins {
+            let since = *idle_since.get_or_insert_with(Instant::now);
+            let idle = since.elapsed();
+            if idle <= drive.patience.spin {
                 std::hint::spin_loop();
-            } else if idle <= spins + yields {
+            } else if idle <= drive.patience.awake {
                 std::thread::yield_now();
-            } else {
-                let since = *idle_since.get_or_insert_with(Instant::now);
-                if let Err(error) = self.look_around(&mut drive.lane, since) {
-                    self.fail(&mut drive.lane, error);
-                    self.settle(&drive.lane);
-                } else if let Err(error) = self.sleep(drive, since) {
-                    self.fail(&mut drive.lane, error);
-                    self.settle(&drive.lane);
-                }
+            } else if let Err(error) = self.look_around(&mut drive.lane, since).and_then(|()| self.sleep(drive, since))
+            {
+                self.fail(&mut drive.lane, error);
+                self.settle(&drive.lane);
             }
         }
     }
@@ -366,22 +362,21 @@ impl Engine {
         Ok(())
     }
 
-    fn sleep(&self, drive: &mut Drive, idle_since: Instant) -> Result<()> {
+    /// Sleeps until there may be news. True when something moved on the last look before the sleep.
+    fn sleep(&self, drive: &mut Drive, idle_since: Instant) -> Result<bool> {
         let Drive { lane, sleeper, interests, .. } = drive;
         lane.interests(interests);
         // Wake up in time to report a stall, then seldom.
         let nap = STALL.saturating_sub(idle_since.elapsed()) + Duration::from_millis(1);
         let nap = if idle_since.elapsed() > STALL { NAP.min(lane.time_left()) } else { nap };
-        let mut outcome = Ok(());
+        let mut outcome = Ok(false);
         sleeper.sleep(interests, nap, &mut || {
             // Relaxed: a submitter that came too late for this look rings the bell.
             if self.waiting.load(Ordering::Relaxed) > 0 || self.fate.check().is_err() {
                 return true;
             }
-            lane.poll().unwrap_or_else(|error| {
-                outcome = Err(error);
-                true
-            })
+            outcome = lane.poll();
+            !matches!(outcome, Ok(false))
         })?;
         self.settle(lane);
         outcome
