@@ -17,6 +17,7 @@ use super::fate::Fate;
 use super::lane::Lane;
 use crate::error::{Error, OpId, Result, Signature};
 use crate::transport::{Interest, Sleeper};
+use crate::types::Collective;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -351,7 +352,9 @@ impl Engine {
                 let during: Option<OpId> = Some(task.op);
                 return Err(Error::Timeout { waiting_for, after: waited, during });
             }
-            if now - idle_since > STALL && !task.stall_reported {
+            // Messages are numbered per pair: waiting for different ones says nothing.
+            let is_message = task.op.collective == Collective::SendRecv;
+            if now - idle_since > STALL && !task.stall_reported && !is_message {
                 task.stall_reported = true;
                 stalled.get_or_insert(task.signature);
             }

@@ -32,6 +32,8 @@ fn messages_wait_beside_collectives(options: Options) {
         }
         comm.barrier().unwrap();
         assert!(!from_left.test() && !from_right.test());
+        // Nobody sends before everybody has looked.
+        comm.barrier().unwrap();
         comm.send(&[comm.rank() as u32; 4], right).unwrap();
         comm.send(&[comm.rank() as u32 + 10; 4], left).unwrap();
         assert_eq!(from_left.wait().unwrap(), [left as u32; 4]);
@@ -54,6 +56,21 @@ fn a_receive_that_waits_holds_up_no_collective_in_shared_memory() {
         messages_wait_beside_collectives(shm(Some(algorithm), 1));
         messages_wait_beside_collectives(shm(Some(algorithm), 3));
     }
+}
+
+#[test]
+fn waiting_for_different_messages_is_no_mismatch() {
+    on_all(3, tcp(), |comm| {
+        let (me, peer) = (comm.rank(), 1 - comm.rank().min(1));
+        // Ranks 0 and 1 wait for each other's message and rank 2 in a barrier, for longer than a stalled call is overlooked.
+        let message = (me < 2).then(|| comm.start_recv(vec![0u8; 8], peer).unwrap());
+        if me < 2 {
+            std::thread::sleep(Duration::from_millis(200));
+            comm.send(&[me as u8; 8], peer).unwrap();
+            assert_eq!(message.unwrap().wait().unwrap(), [peer as u8; 8]);
+        }
+        comm.barrier().unwrap();
+    });
 }
 
 #[test]
