@@ -9,8 +9,12 @@ const WORLD: usize = 4;
 /// machine must not fail the test.
 const SOON: Duration = Duration::from_secs(5);
 
-pub const SCENARIOS: &[Scenario] =
-    &[("busy", busy), ("blocked in recv", blocked_in_recv), ("blocked in barrier", blocked_in_barrier), ("leaving", leaving)];
+pub const SCENARIOS: &[Scenario] = &[
+    ("busy", busy),
+    ("blocked in recv", blocked_in_recv),
+    ("blocked in barrier", blocked_in_barrier),
+    ("leaving", leaving),
+];
 
 /// Reduces 16 MiB again and again until that fails.
 fn busy(comm: Communicator) {

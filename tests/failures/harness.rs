@@ -109,7 +109,14 @@ impl Job {
         job
     }
 
-    fn spawn(&mut self, scenario: &str, world: usize, id: &str, settings: &[(&str, &str)], tell: &Sender<(Rank, String)>) {
+    fn spawn(
+        &mut self,
+        scenario: &str,
+        world: usize,
+        id: &str,
+        settings: &[(&str, &str)],
+        tell: &Sender<(Rank, String)>,
+    ) {
         let rank = self.children.len();
         let mut command = Command::new(std::env::current_exe().expect("a running program has a path"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ROUNDEL_")) {

@@ -20,87 +20,147 @@ struct Case {
 }
 
 const CASES: &[Case] = &[
-    Case { name: "collective", at_once: true, call: |comm, odd| match comm.rank() == odd {
-        true => comm.barrier(),
-        false => all_reduce(comm, 64, ReduceOp::Sum),
-    } },
-    Case { name: "collective, large", at_once: true, call: |comm, odd| match comm.rank() == odd {
-        true => comm.all_gather(&vec![1f32; 100_000], &mut vec![0f32; 400_000]),
-        false => all_reduce(comm, 400_000, ReduceOp::Sum),
-    } },
-    Case { name: "count", at_once: true, call: |comm, odd| {
-        all_reduce(comm, 100 + usize::from(comm.rank() == odd), ReduceOp::Sum)
-    } },
-    Case { name: "count, none", at_once: true, call: |comm, odd| {
-        all_reduce(comm, if comm.rank() == odd { 0 } else { 100 }, ReduceOp::Sum)
-    } },
-    Case { name: "count, large", at_once: true, call: |comm, odd| {
-        all_reduce(comm, 700_000 - usize::from(comm.rank() == odd), ReduceOp::Sum)
-    } },
-    Case { name: "count, mapped", at_once: true, call: |comm, odd| {
-        let count = 200_000 + usize::from(comm.rank() == odd);
-        comm.all_reduce_in_place(&mut comm.alloc::<f32>(count)?, ReduceOp::Sum)
-    } },
-    Case { name: "dtype", at_once: true, call: |comm, odd| match comm.rank() == odd {
-        true => comm.all_reduce_in_place(&mut [1i32; 100], ReduceOp::Sum),
-        false => all_reduce(comm, 100, ReduceOp::Sum),
-    } },
-    Case { name: "op", at_once: true, call: |comm, odd| {
-        all_reduce(comm, 100, if comm.rank() == odd { ReduceOp::Max } else { ReduceOp::Sum })
-    } },
-    Case { name: "op, large", at_once: true, call: |comm, odd| {
-        all_reduce(comm, 700_000, if comm.rank() == odd { ReduceOp::Max } else { ReduceOp::Sum })
-    } },
-    Case { name: "root of broadcast", at_once: false, call: |comm, odd| {
-        comm.broadcast(&mut [comm.rank(); 100].map(|rank| rank as u64), root(comm, odd))
-    } },
-    Case { name: "root of broadcast, large", at_once: false, call: |comm, odd| {
-        comm.broadcast(&mut vec![1u8; 3 << 20], root(comm, odd))
-    } },
-    Case { name: "root of reduce", at_once: false, call: |comm, odd| {
-        comm.reduce(&[1f64; 100], &mut [0f64; 100], ReduceOp::Sum, root(comm, odd))
-    } },
-    Case { name: "root of gather", at_once: false, call: |comm, odd| {
-        comm.gather(&[1f64; 100], &mut [0f64; 400], root(comm, odd))
-    } },
-    Case { name: "root of scatter", at_once: false, call: |comm, odd| {
-        comm.scatter(&[1f64; 400], &mut [0f64; 100], root(comm, odd))
-    } },
-    Case { name: "count of reduce_scatter", at_once: true, call: |comm, odd| {
-        let count = 50 + usize::from(comm.rank() == odd);
-        comm.reduce_scatter(&vec![1u32; WORLD * count], &mut vec![0; count], ReduceOp::Sum)
-    } },
-    Case { name: "counts of all_gather_v", at_once: true, call: |comm, odd| {
-        let counts = if comm.rank() == odd { [2, 1, 4, 3] } else { [1, 2, 3, 4] };
-        comm.all_gather_v(&vec![1i8; counts[comm.rank()]], &mut [0i8; 10], &counts)
-    } },
-    Case { name: "counts of reduce_scatter_v", at_once: true, call: |comm, odd| {
-        let counts = if comm.rank() == odd { [2, 1, 4, 3] } else { [1, 2, 3, 4] };
-        comm.reduce_scatter_v(&[1i8; 10], &mut vec![0i8; counts[comm.rank()]], &counts, ReduceOp::Sum)
-    } },
-    Case { name: "pair of all_to_all_v", at_once: false, call: |comm, odd| {
-        let mut send = [7; WORLD];
-        if comm.rank() == odd {
-            send[(odd + 1) % WORLD] += 1;
-        }
-        comm.all_to_all_v(&vec![1u8; send.iter().sum()], &send, &mut [0u8; 7 * WORLD], &[7; WORLD])
-    } },
-    Case { name: "receive of a message", at_once: false, call: |comm, odd| {
-        let receiver = (odd + 1) % WORLD;
-        match comm.rank() {
-            me if me == odd => comm.send(&[1f32; 5], receiver),
-            me if me == receiver => comm.recv(&mut [0f32; 6], odd),
-            _ => Ok(()),
-        }
-    } },
-    Case { name: "dtype of a message", at_once: false, call: |comm, odd| {
-        let receiver = (odd + 1) % WORLD;
-        match comm.rank() {
-            me if me == odd => comm.send(&vec![1f32; 500_000], receiver),
-            me if me == receiver => comm.recv(&mut vec![0i32; 500_000], odd),
-            _ => Ok(()),
-        }
-    } },
+    Case {
+        name: "collective",
+        at_once: true,
+        call: |comm, odd| match comm.rank() == odd {
+            true => comm.barrier(),
+            false => all_reduce(comm, 64, ReduceOp::Sum),
+        },
+    },
+    Case {
+        name: "collective, large",
+        at_once: true,
+        call: |comm, odd| match comm.rank() == odd {
+            true => comm.all_gather(&vec![1f32; 100_000], &mut vec![0f32; 400_000]),
+            false => all_reduce(comm, 400_000, ReduceOp::Sum),
+        },
+    },
+    Case {
+        name: "count",
+        at_once: true,
+        call: |comm, odd| all_reduce(comm, 100 + usize::from(comm.rank() == odd), ReduceOp::Sum),
+    },
+    Case {
+        name: "count, none",
+        at_once: true,
+        call: |comm, odd| all_reduce(comm, if comm.rank() == odd { 0 } else { 100 }, ReduceOp::Sum),
+    },
+    Case {
+        name: "count, large",
+        at_once: true,
+        call: |comm, odd| all_reduce(comm, 700_000 - usize::from(comm.rank() == odd), ReduceOp::Sum),
+    },
+    Case {
+        name: "count, mapped",
+        at_once: true,
+        call: |comm, odd| {
+            let count = 200_000 + usize::from(comm.rank() == odd);
+            comm.all_reduce_in_place(&mut comm.alloc::<f32>(count)?, ReduceOp::Sum)
+        },
+    },
+    Case {
+        name: "dtype",
+        at_once: true,
+        call: |comm, odd| match comm.rank() == odd {
+            true => comm.all_reduce_in_place(&mut [1i32; 100], ReduceOp::Sum),
+            false => all_reduce(comm, 100, ReduceOp::Sum),
+        },
+    },
+    Case {
+        name: "op",
+        at_once: true,
+        call: |comm, odd| all_reduce(comm, 100, if comm.rank() == odd { ReduceOp::Max } else { ReduceOp::Sum }),
+    },
+    Case {
+        name: "op, large",
+        at_once: true,
+        call: |comm, odd| all_reduce(comm, 700_000, if comm.rank() == odd { ReduceOp::Max } else { ReduceOp::Sum }),
+    },
+    Case {
+        name: "root of broadcast",
+        at_once: false,
+        call: |comm, odd| comm.broadcast(&mut [comm.rank(); 100].map(|rank| rank as u64), root(comm, odd)),
+    },
+    Case {
+        name: "root of broadcast, large",
+        at_once: false,
+        call: |comm, odd| comm.broadcast(&mut vec![1u8; 3 << 20], root(comm, odd)),
+    },
+    Case {
+        name: "root of reduce",
+        at_once: false,
+        call: |comm, odd| comm.reduce(&[1f64; 100], &mut [0f64; 100], ReduceOp::Sum, root(comm, odd)),
+    },
+    Case {
+        name: "root of gather",
+        at_once: false,
+        call: |comm, odd| comm.gather(&[1f64; 100], &mut [0f64; 400], root(comm, odd)),
+    },
+    Case {
+        name: "root of scatter",
+        at_once: false,
+        call: |comm, odd| comm.scatter(&[1f64; 400], &mut [0f64; 100], root(comm, odd)),
+    },
+    Case {
+        name: "count of reduce_scatter",
+        at_once: true,
+        call: |comm, odd| {
+            let count = 50 + usize::from(comm.rank() == odd);
+            comm.reduce_scatter(&vec![1u32; WORLD * count], &mut vec![0; count], ReduceOp::Sum)
+        },
+    },
+    Case {
+        name: "counts of all_gather_v",
+        at_once: true,
+        call: |comm, odd| {
+            let counts = if comm.rank() == odd { [2, 1, 4, 3] } else { [1, 2, 3, 4] };
+            comm.all_gather_v(&vec![1i8; counts[comm.rank()]], &mut [0i8; 10], &counts)
+        },
+    },
+    Case {
+        name: "counts of reduce_scatter_v",
+        at_once: true,
+        call: |comm, odd| {
+            let counts = if comm.rank() == odd { [2, 1, 4, 3] } else { [1, 2, 3, 4] };
+            comm.reduce_scatter_v(&[1i8; 10], &mut vec![0i8; counts[comm.rank()]], &counts, ReduceOp::Sum)
+        },
+    },
+    Case {
+        name: "pair of all_to_all_v",
+        at_once: false,
+        call: |comm, odd| {
+            let mut send = [7; WORLD];
+            if comm.rank() == odd {
+                send[(odd + 1) % WORLD] += 1;
+            }
+            comm.all_to_all_v(&vec![1u8; send.iter().sum()], &send, &mut [0u8; 7 * WORLD], &[7; WORLD])
+        },
+    },
+    Case {
+        name: "receive of a message",
+        at_once: false,
+        call: |comm, odd| {
+            let receiver = (odd + 1) % WORLD;
+            match comm.rank() {
+                me if me == odd => comm.send(&[1f32; 5], receiver),
+                me if me == receiver => comm.recv(&mut [0f32; 6], odd),
+                _ => Ok(()),
+            }
+        },
+    },
+    Case {
+        name: "dtype of a message",
+        at_once: false,
+        call: |comm, odd| {
+            let receiver = (odd + 1) % WORLD;
+            match comm.rank() {
+                me if me == odd => comm.send(&vec![1f32; 500_000], receiver),
+                me if me == receiver => comm.recv(&mut vec![0i32; 500_000], odd),
+                _ => Ok(()),
+            }
+        },
+    },
 ];
 
 fn all_reduce(comm: &Communicator, count: usize, op: ReduceOp) -> Result<()> {
@@ -137,7 +197,9 @@ fn expect_mismatch(comm: &Communicator, outcome: Result<()>, what: &str, odd: Ra
     assert!(rank != other && mine != theirs, "{what}: {error}");
     assert!([*rank, *other].contains(&odd), "{what} differs on rank {odd}: {error}");
     assert!(error.to_string().contains(&mine.to_string()) && error.to_string().contains(&theirs.to_string()));
-    for later in [comm.barrier(), comm.status(), all_reduce(comm, 10, ReduceOp::Sum), comm.recv(&mut [0u8], (odd + 1) % WORLD)] {
+    for later in
+        [comm.barrier(), comm.status(), all_reduce(comm, 10, ReduceOp::Sum), comm.recv(&mut [0u8], (odd + 1) % WORLD)]
+    {
         if comm.rank() != (odd + 1) % WORLD || !matches!(later, Err(Error::Invalid { .. })) {
             assert_eq!(later, Err(error.clone()), "{what}: errors stay");
         }

@@ -151,6 +151,11 @@ impl Rank {
         }
     }
 
+    /// All of its output so far.
+    pub fn printed(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
     pub fn pid(&self) -> nix::unistd::Pid {
         nix::unistd::Pid::from_raw(self.child.id() as i32)
     }
