@@ -281,7 +281,7 @@ fn what_makes_no_sense_is_refused_by_name() {
         (torch("RANK", "two"), "RANK=two"),
         (torch("RANK", "2"), "RANK=2 with WORLD_SIZE=2"),
         (torch("WORLD_SIZE", "0"), "WORLD_SIZE=0"),
-        (torch("MASTER_ADDR", ""), "MASTER_ADDR is not set"),
+        (torch("MASTER_ADDR", ""), "MASTER_ADDR is not"),
         (own(&[("ROUNDEL_WORLD_SIZE", "")]), "ROUNDEL_WORLD_SIZE is not"),
         (own(&[("ROUNDEL_RANK", "-1")]), "ROUNDEL_RANK=-1"),
         (own(&[("ROUNDEL_MASTER_ADDR", "")]), "ROUNDEL_MASTER_ADDR"),
