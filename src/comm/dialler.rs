@@ -6,7 +6,7 @@
 use crate::engine::Fate;
 use crate::error::{Error, Result};
 use crate::schedule::Port;
-use crate::transport::tcp::{Endpoint, LinkSide, TcpRx, TcpTx};
+use crate::transport::tcp::{Endpoint, LinkSide, Persistence, TcpRx, TcpTx};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -60,6 +60,11 @@ impl Dialler {
         outcome.map(Some)
     }
 
+    /// True while the link through `port` has been begun and not been given out.
+    pub(super) fn is_under_way(&self, port: Port) -> bool {
+        self.under_way.contains_key(&port)
+    }
+
     fn begin(
         &self,
         addr: SocketAddr,
@@ -76,7 +81,14 @@ impl Dialler {
                 // Acquire: pairs with the Release in `drop`.
                 fate.check().err().or_else(|| closed.load(Ordering::Acquire).then(is_closed))
             };
-            let ends = endpoint.connect(addr, side, sockets, true, Instant::now() + patience, &cancelled);
+            let has_left = || fate.has_left(side.peer);
+            let deadline = Instant::now() + patience;
+            let ends = endpoint.dial(
+                addr,
+                side,
+                sockets,
+                Persistence { deadline, cancelled: &cancelled, has_left: &has_left },
+            );
             // Nobody listens any more where the communicator has ended.
             let _ = report.send(ends.map_err(|error| unreachable(side, error)));
             wake();

@@ -47,6 +47,10 @@ impl Connector for Links {
         };
         Ok(ends.map(|(tx, rx)| (Box::new(tx) as Box<dyn Tx>, Box::new(rx) as Box<dyn Rx>)))
     }
+
+    fn is_dialling(&self, port: Port) -> bool {
+        self.dialler.as_ref().is_some_and(|dialler| dialler.is_under_way(port))
+    }
 }
 
 impl Drop for Links {

@@ -123,7 +123,7 @@ fn waiting_for_one_who_has_left_is_an_error_whoever_would_have_dialled() {
 fn what_was_sent_before_leaving_arrives() {
     // The first message of a link is the one whose connection may not have been looked at when its sender says goodbye.
     for sender in [0, 1] {
-        for _ in 0..20 {
+        for _ in 0..30 {
             on_all(2, tcp(), |comm| {
                 if comm.rank() == sender {
                     return comm.send(&[5u8; 100], 1 - sender).unwrap();

@@ -11,7 +11,7 @@
 //! nonsense, costs a file descriptor for at most five seconds and one line in the log.
 #![forbid(unsafe_code)]
 
-use super::dial::dial;
+use super::dial::{Persistence, dial};
 use super::handshake::{CANCEL_POLL, Responding, Secret};
 use super::interface::{PortRange, listen};
 use super::link::{TcpRx, TcpTx, link};
@@ -138,18 +138,28 @@ impl Endpoint {
         deadline: Instant,
         cancelled: &dyn Fn() -> Option<Error>,
     ) -> Result<(TcpTx, TcpRx)> {
-        let sockets = socket_count(sockets)?;
-        let streams = if me_connects {
-            let pause = |timeout| self.lobby.pause(timeout);
-            let connect_one = |socket| {
-                let hello = Hello { key: side.key(true, socket), sockets };
-                dial(addr, side.peer, &self.secret, &hello.encode(), deadline, cancelled, &pause)
-            };
-            (0..sockets).map(connect_one).collect::<Result<Vec<TcpStream>>>()?
-        } else {
-            self.lobby.collect(side, sockets, deadline, cancelled)?
-        };
+        if me_connects {
+            return self.dial(addr, side, sockets, Persistence { deadline, cancelled, has_left: &|| false });
+        }
+        let streams = self.lobby.collect(side, socket_count(sockets)?, deadline, cancelled)?;
         link(side.peer, streams)
+    }
+
+    /// The dialling side of [`Endpoint::connect`].
+    pub fn dial(
+        &self,
+        addr: SocketAddr,
+        side: LinkSide,
+        sockets: usize,
+        persistence: Persistence,
+    ) -> Result<(TcpTx, TcpRx)> {
+        let sockets = socket_count(sockets)?;
+        let pause = |timeout| self.lobby.pause(timeout);
+        let connect_one = |socket| {
+            let hello = Hello { key: side.key(true, socket), sockets };
+            dial(addr, side.peer, &self.secret, &hello.encode(), &persistence, &pause)
+        };
+        link(side.peer, (0..sockets).map(connect_one).collect::<Result<_>>()?)
     }
 
     /// The link that the peer dials, if all its connections have come in: [`Endpoint::connect`] without waiting.
