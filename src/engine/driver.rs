@@ -21,6 +21,7 @@ use crate::types::Collective;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A call that waits longer than this without progress is reported, so that somebody may notice a mismatch.
@@ -60,7 +61,7 @@ struct State {
     open: usize,
     /// Threads that wait for `changed`.
     followers: usize,
-    progress_thread: bool,
+    progress_thread: Option<JoinHandle<()>>,
     closed: bool,
 }
 
@@ -110,7 +111,7 @@ impl Engine {
                 driving: false,
                 open: 0,
                 followers: 0,
-                progress_thread: false,
+                progress_thread: None,
                 closed: false,
             }),
             changed: Condvar::new(),
@@ -157,16 +158,17 @@ impl Engine {
         self.fate.check()?;
         let completion = Arc::new(Completion::default());
         let mut state = self.submit(Submission { call, in_place, completion: completion.clone() });
-        if !state.progress_thread {
-            state.progress_thread = true;
+        if state.progress_thread.is_none() {
             let engine = self.clone();
             let spawned = std::thread::Builder::new().name("roundel-progress".into()).spawn(move || engine.progress());
-            if let Err(error) = spawned {
-                state.progress_thread = false;
-                state.inbox.pop_back();
-                state.open -= 1;
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
-                return Err(Error::system("starting the progress thread", error));
+            match spawned {
+                Ok(thread) => state.progress_thread = Some(thread),
+                Err(error) => {
+                    state.inbox.pop_back();
+                    state.open -= 1;
+                    self.waiting.fetch_sub(1, Ordering::Relaxed);
+                    return Err(Error::system("starting the progress thread", error));
+                }
             }
         }
         if state.driving {
@@ -182,10 +184,19 @@ impl Engine {
         self.follow(self.lock(), completion)
     }
 
-    /// Ends the progress thread once nothing is in flight.
+    /// Waits until nothing is in flight and the progress thread has ended: what it holds (in the end this rank's
+    /// membership in the job) must be given back before the process may exit.
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
+        let thread = {
+            let mut state = self.lock();
+            state.closed = true;
+            state.progress_thread.take()
+        };
         self.changed.notify_all();
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            // A panic there has been printed; dropping a communicator must not add another.
+            let _ = thread.join();
+        }
     }
 
     /// Plans and settings, for `explain`.
@@ -393,7 +404,7 @@ impl Engine {
         let first = self.fate.fail(error);
         let error = self.fate.check().expect_err("it has just failed");
         if first {
-            tracing::error!("{error}");
+            tracing::debug!("this rank ends the communicator: {error}");
             self.reporter.failed(&error);
         }
         lane.fail(&error);
