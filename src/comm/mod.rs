@@ -7,6 +7,7 @@
 
 mod buffer;
 mod calls;
+mod dialler;
 mod explain;
 mod group;
 mod links;
@@ -32,6 +33,7 @@ use crate::transport::Shared;
 use crate::transport::shm::{Area, AreaCard, AreaShape, Member, Neighbours};
 use crate::transport::tcp::handshake::Secret;
 use crate::types::Rank;
+use dialler::Dialler;
 use links::Links;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -186,16 +188,20 @@ impl Communicator {
             digest: digest(&options),
             stage_bytes: options.stage_bytes,
         };
+        let waker = bell.waker();
+        let dialler = world.endpoint.as_ref().map(|endpoint| {
+            let waker = waker.clone();
+            Dialler::new(endpoint.clone(), fate.clone(), Arc::new(move || waker.wake()))
+        });
         let links = Links {
             world: world.clone(),
-            fate: fate.clone(),
             comm,
             me,
             members: members.clone(),
             here: here.clone(),
             neighbours: neighbours.clone(),
+            dialler,
         };
-        let waker = bell.waker();
         if let Some(endpoint) = &world.endpoint {
             let waker = waker.clone();
             endpoint.watch(comm, Box::new(move || waker.wake()));

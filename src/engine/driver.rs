@@ -348,15 +348,15 @@ impl Engine {
 
     /// After a while without progress: deadlines, peers that left, calls that nobody else has made.
     fn look_around(&self, lane: &mut Lane, idle_since: Instant) -> Result<()> {
-        let waiting_for = lane.waiting_for();
-        let gone: Vec<_> = waiting_for.iter().copied().filter(|&rank| self.fate.has_left(rank)).collect();
+        let gone = lane.waiting_in_vain_for(|rank| self.fate.has_left(rank));
         if !gone.is_empty() && !lane.poll()? {
             // What they sent before they left has been read by now: nothing more will come.
-            let still: Vec<_> = lane.waiting_for().into_iter().filter(|rank| gone.contains(rank)).collect();
-            if !still.is_empty() {
-                return Err(Error::PeerLost { suspects: still, what: LEFT.into(), during: None });
+            let suspects = lane.waiting_in_vain_for(|rank| gone.contains(&rank));
+            if !suspects.is_empty() {
+                return Err(Error::PeerLost { suspects, what: LEFT.into(), during: None });
             }
         }
+        let waiting_for = lane.waiting_for();
         let now = Instant::now();
         let mut stalled = None;
         for task in lane.tasks() {
