@@ -244,6 +244,8 @@ fn bad_command_lines_are_one_clear_line() {
         ("-b 1X", "'1X' is no size"),
         ("-g 2", "--procs"),
         ("-d float -o bxor", "integers only"),
+        ("--json=/nowhere/rows.json", "/nowhere/rows.json"),
+        ("--plot /nowhere/plot.svg", "/nowhere/plot.svg"),
     ] {
         let (code, message) = failure(program(ALL_REDUCE, line));
         assert_eq!(code, Some(2), "{line}: {message}");
@@ -293,6 +295,20 @@ fn under_a_launcher_the_processes_are_taken_as_they_are() {
     let (code, message) = failure(rank(0, "--procs 2"));
     assert_eq!(code, Some(2));
     assert!(message.contains("leave it out"), "{message}");
+}
+
+#[test]
+fn under_open_mpi() {
+    let required = std::env::var("ROUNDEL_TEST_REQUIRE").is_ok_and(|list| list.split(',').any(|name| name == "mpirun"));
+    if Command::new("mpirun").arg("--version").output().is_err() {
+        assert!(!required, "ROUNDEL_TEST_REQUIRE names mpirun, but there is none");
+        eprintln!("skipped: no mpirun on this machine");
+        return;
+    }
+    let line = format!("--allow-run-as-root --oversubscribe -n 3 {ALL_REDUCE} -b 8 -e 64K -f 32 -n 3 --json");
+    for row in rows(program("mpirun", &line)) {
+        assert_eq!((&row["ranks"], &row["transport"]), (&3.into(), &"shm".into()), "{row}");
+    }
 }
 
 #[test]

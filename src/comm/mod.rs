@@ -48,6 +48,9 @@ const WORLD_COMM: u64 = 0x526f_756e_6465_6c31;
 /// call is may not, and a difference is an [`Error::Mismatch`] on every rank. After an error other than a refused
 /// argument the communicator is finished: later calls repeat the error.
 ///
+/// Dropping it waits for calls in flight and then says goodbye: other ranks are told that this one has left, so that a
+/// call that still needs it fails there instead of waiting.
+///
 /// `Communicator` is `Send` and `Sync`. Threads may share one as long as all ranks see the same order of collectives;
 /// messages ([`send`](Communicator::send), [`recv`](Communicator::recv)) are ordered per pair of ranks only.
 ///

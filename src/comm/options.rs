@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::schedule::catalogue::Algorithm;
 use crate::topology::TransportChoice;
+use crate::transport::shm::{ARENA_SIZE_VARIABLE, Arena};
 use crate::transport::tcp::interface::PortRange;
 use std::str::FromStr;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use std::time::Duration;
 /// | `port_range` | `ROUNDEL_PORT_RANGE` = `first-last` | any free port |
 /// | `stage_bytes` | `ROUNDEL_STAGE_BYTES` | 1 MiB |
 /// | `ring_bytes` | `ROUNDEL_RING_BYTES`, a power of two | 256 KiB |
+/// | `arena_bytes` | `ROUNDEL_ARENA_BYTES` | as much as the machine has memory, at most 64 GiB |
 ///
 /// ```
 /// use roundel::Options;
@@ -54,6 +56,9 @@ pub struct Options {
     pub stage_bytes: usize,
     /// What a shared-memory link holds.
     pub ring_bytes: usize,
+    /// Address space for everything this rank shares: staging, links, [`Communicator::alloc`](crate::Communicator::alloc).
+    /// Memory is taken only as it is used.
+    pub arena_bytes: usize,
 }
 
 impl Default for Options {
@@ -70,6 +75,7 @@ impl Default for Options {
             port_range: None,
             stage_bytes: 1 << 20,
             ring_bytes: 256 << 10,
+            arena_bytes: Arena::default_len_bytes(),
         }
     }
 }
@@ -98,6 +104,7 @@ impl Options {
             port_range: parse(env, "ROUNDEL_PORT_RANGE", "two ports, as in 20000-20100")?,
             stage_bytes: parse(env, "ROUNDEL_STAGE_BYTES", "a number of bytes")?.unwrap_or(defaults.stage_bytes),
             ring_bytes: parse(env, "ROUNDEL_RING_BYTES", "a power of two")?.unwrap_or(defaults.ring_bytes),
+            arena_bytes: parse(env, ARENA_SIZE_VARIABLE, "a number of bytes")?.unwrap_or(defaults.arena_bytes),
         };
         options.check()?;
         Ok(options)

@@ -65,7 +65,7 @@ impl World {
             1 => None,
             _ => Some(Endpoint::listen(control.local_ip(), options.port_range, secret)?),
         };
-        let arena = Arena::create(Arena::default_len_bytes())?;
+        let arena = Arena::create(options.arena_bytes)?;
         let (door, local) = match neighbours.len() {
             1 => (None, None),
             _ => Door::open(&arena).map(|(door, card)| (Some(door), Some(card)))?,

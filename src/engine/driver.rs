@@ -20,6 +20,7 @@ use crate::transport::{Interest, Sleeper};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A call that waits longer than this without progress is reported, so that somebody may notice a mismatch.
@@ -59,7 +60,7 @@ struct State {
     open: usize,
     /// Threads that wait for `changed`.
     followers: usize,
-    progress_thread: bool,
+    progress_thread: Option<JoinHandle<()>>,
     closed: bool,
 }
 
@@ -80,14 +81,16 @@ struct Drive {
 /// How long to spin and to yield before sleeping.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
-    spins: u32,
-    yields: u32,
+    spin: Duration,
+    awake: Duration,
 }
 
 impl Patience {
-    /// For so many ranks on so many cores.
+    /// For so many ranks on so many cores. A spin that a neighbour needs the core for costs a time slice; a yield does not,
+    /// and costs little where nobody wants the core.
     pub(crate) fn new(ranks_here: usize, cores: usize) -> Patience {
-        if ranks_here <= cores { Patience { spins: 2000, yields: 50 } } else { Patience { spins: 0, yields: 100 } }
+        let spin = if ranks_here <= cores { Duration::from_micros(3) } else { Duration::ZERO };
+        Patience { spin, awake: Duration::from_micros(60) }
     }
 }
 
@@ -107,7 +110,7 @@ impl Engine {
                 driving: false,
                 open: 0,
                 followers: 0,
-                progress_thread: false,
+                progress_thread: None,
                 closed: false,
             }),
             changed: Condvar::new(),
@@ -154,16 +157,17 @@ impl Engine {
         self.fate.check()?;
         let completion = Arc::new(Completion::default());
         let mut state = self.submit(Submission { call, in_place, completion: completion.clone() });
-        if !state.progress_thread {
-            state.progress_thread = true;
+        if state.progress_thread.is_none() {
             let engine = self.clone();
             let spawned = std::thread::Builder::new().name("roundel-progress".into()).spawn(move || engine.progress());
-            if let Err(error) = spawned {
-                state.progress_thread = false;
-                state.inbox.pop_back();
-                state.open -= 1;
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
-                return Err(Error::system("starting the progress thread", error));
+            match spawned {
+                Ok(thread) => state.progress_thread = Some(thread),
+                Err(error) => {
+                    state.inbox.pop_back();
+                    state.open -= 1;
+                    self.waiting.fetch_sub(1, Ordering::Relaxed);
+                    return Err(Error::system("starting the progress thread", error));
+                }
             }
         }
         if state.driving {
@@ -179,10 +183,19 @@ impl Engine {
         self.follow(self.lock(), completion)
     }
 
-    /// Ends the progress thread once nothing is in flight.
+    /// Waits until nothing is in flight and the progress thread has ended: what it holds (in the end this rank's
+    /// membership in the job) must be given back before the process may exit.
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
+        let thread = {
+            let mut state = self.lock();
+            state.closed = true;
+            state.progress_thread.take()
+        };
         self.changed.notify_all();
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            // A panic there has been printed; dropping a communicator must not add another.
+            let _ = thread.join();
+        }
     }
 
     /// Plans and settings, for `explain`.
@@ -261,7 +274,6 @@ impl Engine {
     fn drive(&self, enough: impl Fn() -> bool) {
         let mut guard = self.lane.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let drive = &mut *guard;
-        let mut idle = 0;
         let mut idle_since: Option<Instant> = None;
         loop {
             self.admit(&mut drive.lane);
@@ -279,24 +291,19 @@ impl Engine {
                 return;
             }
             if moved {
-                (idle, idle_since) = (0, None);
+                idle_since = None;
                 continue;
             }
-            idle += 1;
-            let Patience { spins, yields } = drive.patience;
-            if idle <= spins {
+            let since = *idle_since.get_or_insert_with(Instant::now);
+            let idle = since.elapsed();
+            if idle <= drive.patience.spin {
                 std::hint::spin_loop();
-            } else if idle <= spins + yields {
+            } else if idle <= drive.patience.awake {
                 std::thread::yield_now();
-            } else {
-                let since = *idle_since.get_or_insert_with(Instant::now);
-                if let Err(error) = self.look_around(&mut drive.lane, since) {
-                    self.fail(&mut drive.lane, error);
-                    self.settle(&drive.lane);
-                } else if let Err(error) = self.sleep(drive, since) {
-                    self.fail(&mut drive.lane, error);
-                    self.settle(&drive.lane);
-                }
+            } else if let Err(error) = self.look_around(&mut drive.lane, since).and_then(|()| self.sleep(drive, since))
+            {
+                self.fail(&mut drive.lane, error);
+                self.settle(&drive.lane);
             }
         }
     }
@@ -366,22 +373,21 @@ impl Engine {
         Ok(())
     }
 
-    fn sleep(&self, drive: &mut Drive, idle_since: Instant) -> Result<()> {
+    /// Sleeps until there may be news. True when something moved on the last look before the sleep.
+    fn sleep(&self, drive: &mut Drive, idle_since: Instant) -> Result<bool> {
         let Drive { lane, sleeper, interests, .. } = drive;
         lane.interests(interests);
         // Wake up in time to report a stall, then seldom.
         let nap = STALL.saturating_sub(idle_since.elapsed()) + Duration::from_millis(1);
         let nap = if idle_since.elapsed() > STALL { NAP.min(lane.time_left()) } else { nap };
-        let mut outcome = Ok(());
+        let mut outcome = Ok(false);
         sleeper.sleep(interests, nap, &mut || {
             // Relaxed: a submitter that came too late for this look rings the bell.
             if self.waiting.load(Ordering::Relaxed) > 0 || self.fate.check().is_err() {
                 return true;
             }
-            lane.poll().unwrap_or_else(|error| {
-                outcome = Err(error);
-                true
-            })
+            outcome = lane.poll();
+            !matches!(outcome, Ok(false))
         })?;
         self.settle(lane);
         outcome
@@ -396,7 +402,7 @@ impl Engine {
         let first = self.fate.fail(error);
         let error = self.fate.check().expect_err("it has just failed");
         if first {
-            tracing::error!("{error}");
+            tracing::debug!("this rank ends the communicator: {error}");
             self.reporter.failed(&error);
         }
         lane.fail(&error);

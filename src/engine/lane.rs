@@ -7,11 +7,11 @@
 //! Nothing here blocks, sleeps, starts a thread or reads a clock: whoever drives the lane does ([`super::driver`]).
 #![forbid(unsafe_code)]
 
-use super::call::Call;
+use super::call::{Call, Counts};
 use super::completion::Completion;
 use super::fate::Fate;
 use super::local;
-use super::plan::{Plan, Plans, Way};
+use super::plan::{CallKey, Plans, Prepared, Way};
 use super::port::{Connector, Link};
 use super::task::{Parts, Task, signature};
 use crate::device::host;
@@ -151,11 +151,8 @@ impl Lane {
     /// Takes a validated call in. An error here has sent nothing, and leaves the communicator usable.
     pub(crate) fn admit(&mut self, mut call: Call, in_place: bool, completion: Arc<Completion>) -> Result<()> {
         let (in_place, owned) = scale_input(&mut call, in_place);
-        let shape = self.settings.shape(&call, in_place);
         let mapped = self.shared.as_deref().is_some_and(|shared| local::reachable(shared, &call));
-        let algorithm = self.settings.choose(&shape, &call, mapped)?;
-        let plan = self.plans.get(algorithm, &shape)?;
-        let layout = Layout::new(&call, self.settings.world(), plan.program.chunks);
+        let Prepared { plan, layout } = self.prepare(&call, in_place, mapped)?;
         let message = call.collective == Collective::SendRecv;
         let sequence = self.next_sequence(&call);
         let links: Vec<usize> = plan.runs.iter().map(|run| self.link(run.port, message)).collect();
@@ -176,6 +173,34 @@ impl Lane {
         task.allocate_scratch();
         self.tasks.push_back(task);
         Ok(())
+    }
+
+    /// Plan and geometry of a call; from memory where an equal one was made before.
+    pub(super) fn prepare(&mut self, call: &Call, in_place: bool, mapped: bool) -> Result<Prepared> {
+        let key = match call.counts {
+            Counts::Even(count) => Some(CallKey {
+                collective: call.collective,
+                dtype: call.dtype,
+                count,
+                root: call.root,
+                peer: call.peer,
+                in_place,
+                mapped,
+            }),
+            _ => None,
+        };
+        if let Some(prepared) = key.as_ref().and_then(|key| self.plans.recall(key)) {
+            return Ok(prepared);
+        }
+        let shape = self.settings.shape(call, in_place);
+        let algorithm = self.settings.choose(&shape, call, mapped)?;
+        let plan = self.plans.get(algorithm, &shape)?;
+        let layout = Arc::new(Layout::new(call, self.settings.world(), plan.program.chunks));
+        let prepared = Prepared { plan, layout };
+        if let Some(key) = key {
+            self.plans.remember(key, prepared.clone());
+        }
+        Ok(prepared)
     }
 
     fn next_sequence(&mut self, call: &Call) -> u64 {
@@ -471,27 +496,15 @@ impl Lane {
 
     /// What this rank would run for a call, for people.
     pub(crate) fn outline(&mut self, call: &Call, in_place: bool, mapped: bool) -> Result<Outline> {
-        let shape = self.settings.shape(call, in_place);
-        let algorithm = self.settings.choose(&shape, call, mapped)?;
-        let plan = self.plans.get(algorithm, &shape)?;
-        let layout = Layout::new(call, self.settings.world(), plan.program.chunks);
+        let Prepared { plan, layout } = self.prepare(call, in_place, mapped)?;
         let (slot_bytes, round) = super::task::slots(&plan, &layout, self.settings.stage_bytes);
         Ok(Outline {
-            algorithm,
+            algorithm: plan.algorithm,
             chunk_bytes: layout.max_chunk_bytes(),
             slot_bytes,
             rounds: round.count(layout.max_chunk_bytes()),
             program: plan.program.clone(),
         })
-    }
-
-    /// The plan that runs a task's call when not all its neighbours' buffers are reachable.
-    pub(super) fn unmapped_plan(&mut self, task: &Task) -> Result<(Arc<Plan>, Layout)> {
-        let shape = self.settings.shape(&task.call, task.in_place);
-        let algorithm = self.settings.choose(&shape, &task.call, false)?;
-        let plan = self.plans.get(algorithm, &shape)?;
-        let layout = Layout::new(&task.call, self.settings.world(), plan.program.chunks);
-        Ok((plan, layout))
     }
 }
 

@@ -11,6 +11,7 @@
 
 use super::call::Call;
 use super::lane::Lane;
+use super::plan::Prepared;
 use super::task::{Entry, Task};
 use crate::error::{Error, Result, Signature};
 use crate::memory::Span;
@@ -134,7 +135,7 @@ fn agree(lane: &mut Lane, task: &mut Task) -> Result<Waited> {
     let messages: Vec<EntryMessage> =
         (0..neighbours.len()).map(|neighbour| message(shared, neighbour, task.parity)).collect();
     if messages.iter().any(|message| message.algorithm != task.plan.algorithm as u64) {
-        let (plan, layout) = lane.unmapped_plan(task)?;
+        let Prepared { plan, layout } = lane.prepare(&task.call, task.in_place, false)?;
         task.replan(plan, layout, lane.settings.stage_bytes);
         // The first signal is spent, on every rank.
         task.signal_base = Some(lane.signals);

@@ -1,11 +1,12 @@
 //! A program made ready to run many times: hazards derived, ops sorted by the port they move over.
 #![forbid(unsafe_code)]
 
+use super::layout::Layout;
 use crate::error::{Error, Result};
 use crate::schedule::catalogue::{self, Algorithm, Shape};
 use crate::schedule::hazards::{Hazards, hazards, resolve};
 use crate::schedule::{Op, Port, Program};
-use crate::types::Rank;
+use crate::types::{Collective, DType, Rank};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -86,16 +87,52 @@ fn prove(algorithm: Algorithm, shape: &Shape) {
     }
 }
 
+/// What decides how a call runs: calls with equal keys run alike.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct CallKey {
+    pub(crate) collective: Collective,
+    pub(crate) dtype: DType,
+    pub(crate) count: usize,
+    pub(crate) root: Rank,
+    pub(crate) peer: Rank,
+    pub(crate) in_place: bool,
+    pub(crate) mapped: bool,
+}
+
+/// A call made ready: which program, and where its chunks lie.
+#[derive(Debug, Clone)]
+pub(crate) struct Prepared {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) layout: Arc<Layout>,
+}
+
 /// Plans made so far. A communicator makes few different calls, many times.
 #[derive(Debug)]
 pub(crate) struct Plans {
     me: Rank,
     known: HashMap<(Algorithm, Shape), Arc<Plan>>,
+    calls: HashMap<CallKey, Prepared>,
 }
+
+/// So many different calls are remembered whole; a program with ever new counts starts afresh.
+const REMEMBERED_CALLS: usize = 512;
 
 impl Plans {
     pub(crate) fn new(me: Rank) -> Plans {
-        Plans { me, known: HashMap::new() }
+        Plans { me, known: HashMap::new(), calls: HashMap::new() }
+    }
+
+    /// What was prepared for an equal call.
+    pub(crate) fn recall(&self, key: &CallKey) -> Option<Prepared> {
+        self.calls.get(key).cloned()
+    }
+
+    /// Keeps what was prepared for equal calls to come.
+    pub(crate) fn remember(&mut self, key: CallKey, prepared: Prepared) {
+        if self.calls.len() >= REMEMBERED_CALLS {
+            self.calls.clear();
+        }
+        self.calls.insert(key, prepared);
     }
 
     /// The plan for this algorithm and shape; in debug builds the checker proves small worlds' programs first.

@@ -51,7 +51,7 @@ pub(super) enum Entry {
 /// A call in flight.
 pub(crate) struct Task {
     pub(super) plan: Arc<Plan>,
-    pub(super) layout: Layout,
+    pub(super) layout: Arc<Layout>,
     pub(super) rounds: u32,
     pub(super) round: Round,
     pub(super) fold: Fold,
@@ -83,7 +83,7 @@ pub(crate) struct Task {
 /// What `Task::new` puts together.
 pub(super) struct Parts {
     pub(super) plan: Arc<Plan>,
-    pub(super) layout: Layout,
+    pub(super) layout: Arc<Layout>,
     pub(super) call: Call,
     pub(super) signature: Signature,
     pub(super) me: Rank,
@@ -148,7 +148,7 @@ impl Task {
     }
 
     /// Puts another plan in place of the first one, before any data moved.
-    pub(super) fn replan(&mut self, plan: Arc<Plan>, layout: Layout, stage_bytes: usize) {
+    pub(super) fn replan(&mut self, plan: Arc<Plan>, layout: Arc<Layout>, stage_bytes: usize) {
         debug_assert!(plan.runs.is_empty(), "only programs of one host are planned again");
         let (slot_bytes, round) = slots(&plan, &layout, stage_bytes);
         (self.slot_bytes, self.round) = (slot_bytes, round);

@@ -7,13 +7,14 @@
 //!   guard | iteration 0 | iteration 1 | ... | iteration k = iteration 0 again | guard
 //! ```
 //!
-//! In place only the second buffer is used. Calls are made on raw memory, for every element type and both ways of placing
-//! buffers by the same few lines; naming that memory is the one thing in `perf` that is `unsafe`.
-#![deny(unsafe_code)]
+//! In place only the second buffer is used. Calls are made on spans, so that every element type and both ways of placing
+//! buffers go through the same few lines. Every call ends before the function that makes it, which holds the bench
+//! mutably, so that nothing else can touch the buffers meanwhile.
+#![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
-use crate::memory::Span;
-use crate::perf::data::{Pattern, Recipe, RedOp};
+use crate::memory::{Span, lend_mut};
+use crate::perf::data::{Recipe, RedOp};
 use crate::perf::geometry::{Geometry, Source, next, previous};
 use crate::types::{Collective, Rank};
 use crate::{Buffer, Call, Communicator, Counts};
@@ -121,48 +122,52 @@ impl Bench {
 
     /// Fills the buffers, makes one call, and compares everything that can be compared.
     pub fn check(&mut self, case: &Case, seed: u64) -> Result<Findings> {
-        let (me, geometry) = (self.comm.rank(), case.geometry);
-        let recipe = Recipe { dtype: geometry.dtype, op: case.op, world: geometry.world, seed };
-        let mine = recipe.input(me);
-        let (input, output) = self.places(case, self.offset_bytes(case, 0, 0));
-        let elem_bytes = geometry.dtype.size_bytes();
-        let around = if case.in_place {
-            let start = self.offset_bytes(case, 0, 0);
-            start..start + geometry.size_bytes()
-        } else {
-            output.clone()
-        };
-        let guarded = around.start - GUARD_BYTES..around.end + GUARD_BYTES;
-        self.recv.bytes()[guarded].fill(FILL);
-        mine.fill(&mut self.input(case)[input.clone()], 0);
-
+        let recipe = Recipe { dtype: case.geometry.dtype, op: case.op, world: case.geometry.world, seed };
+        self.prepare(case, &recipe);
         self.make(case, 0, 1, false)?;
+        let findings = self.inspect(case, &recipe);
+        // Timed loops run on zeros: in place, other numbers would grow until they overflow.
+        let (input, _) = self.places(case, self.offset_bytes(case, 0, 0));
+        self.input(case)[input].fill(0);
+        let written = self.written(case);
+        self.recv.bytes()[written].fill(0);
+        Ok(findings)
+    }
 
+    /// This rank's input where it belongs, and a filler that no output should still hold everywhere else.
+    fn prepare(&mut self, case: &Case, recipe: &Recipe) {
+        let (input, _) = self.places(case, self.offset_bytes(case, 0, 0));
+        let written = self.written(case);
+        self.recv.bytes()[written.start - GUARD_BYTES..written.end + GUARD_BYTES].fill(FILL);
+        recipe.input(self.comm.rank()).fill(&mut self.input(case)[input], 0);
+    }
+
+    fn inspect(&mut self, case: &Case, recipe: &Recipe) -> Findings {
+        let (me, elem_bytes) = (self.comm.rank(), case.geometry.dtype.size_bytes());
+        let (input, output) = self.places(case, self.offset_bytes(case, 0, 0));
         let mut findings = Findings::default();
-        let mut patterns: Vec<(Source, Pattern)> = Vec::new();
-        for piece in geometry.expected(me, case.root) {
+        for piece in case.geometry.expected(me, case.root) {
+            let pattern = match piece.source {
+                Source::Reduced => recipe.reduced(),
+                Source::Rank(rank) => recipe.input(rank),
+            };
             let bytes = output.start + piece.output.start * elem_bytes..output.start + piece.output.end * elem_bytes;
-            let known = patterns.iter().position(|(source, _)| *source == piece.source);
-            let known = known.unwrap_or_else(|| {
-                let pattern = match piece.source {
-                    Source::Reduced => recipe.reduced(),
-                    Source::Rank(rank) => recipe.input(rank),
-                };
-                patterns.push((piece.source, pattern));
-                patterns.len() - 1
-            });
-            findings.wrong += patterns[known].1.count_wrong(&self.recv.bytes()[bytes], piece.first);
+            findings.wrong += pattern.count_wrong(&self.recv.bytes()[bytes], piece.first);
         }
+        let written = self.written(case);
         let recv = self.recv.bytes();
-        let guards = [&recv[around.start - GUARD_BYTES..around.start], &recv[around.end..around.end + GUARD_BYTES]];
+        let guards = [&recv[written.start - GUARD_BYTES..written.start], &recv[written.end..written.end + GUARD_BYTES]];
         findings.outside = guards.iter().flat_map(|guard| guard.iter()).filter(|&&byte| byte != FILL).count() as u64;
         if !case.in_place {
-            findings.input_changed = mine.count_wrong(&self.send.bytes()[input.clone()], 0);
+            findings.input_changed = recipe.input(me).count_wrong(&self.send.bytes()[input], 0);
         }
-        // Timed loops run on zeros: in place, other numbers would grow until they overflow.
-        self.input(case)[input].fill(0);
-        self.recv.bytes()[around].fill(0);
-        Ok(findings)
+        findings
+    }
+
+    /// The bytes of the second buffer that the first call may write: in place the whole vector, else the output.
+    fn written(&self, case: &Case) -> Range<usize> {
+        let start = self.offset_bytes(case, 0, 0);
+        if case.in_place { start..start + case.geometry.size_bytes() } else { self.places(case, start).1 }
     }
 
     fn input(&mut self, case: &Case) -> &mut [u8] {
@@ -272,11 +277,73 @@ impl Region {
         &mut bytemuck::cast_slice_mut(self.words())[skip..skip + len]
     }
 
-    #[allow(unsafe_code)]
     fn span(&mut self, range: Range<usize>) -> Span {
-        let bytes = &mut self.bytes()[range];
-        // SAFETY: the bytes are ours and mapped until the region is dropped; `make`, the only user, holds the bench
-        // mutably until its calls have ended, so no reference to them is used meanwhile.
-        unsafe { Span::new(bytes.as_mut_ptr(), bytes.len()) }
+        lend_mut(&mut self.bytes()[range])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DType, Options};
+
+    const LAYOUT: Layout = Layout { max_bytes: 4096, calls: 1, unalign: 1, mapped: false, reuse_buffers: false };
+
+    fn case(collective: Collective, world: usize, in_place: bool) -> Case {
+        let geometry = Geometry::new(collective, DType::I32, world, 1024);
+        Case { geometry, op: collective.reduces().then_some(RedOp::Sum), root: 0, in_place }
+    }
+
+    /// What two ranks find when each checks with its own seed.
+    fn checked(case: Case, seeds: [u64; 2]) -> Vec<Findings> {
+        let ranks = Communicator::threads(2, Options::default()).unwrap().into_iter().zip(seeds);
+        let check =
+            |(comm, seed)| std::thread::spawn(move || Bench::new(comm, LAYOUT).unwrap().check(&case, seed).unwrap());
+        let threads: Vec<_> = ranks.map(check).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_right_result_passes_and_a_wrong_one_does_not() {
+        for in_place in [false, true] {
+            for collective in [Collective::AllReduce, Collective::AllGather, Collective::AllToAll] {
+                let case = case(collective, 2, in_place);
+                assert_eq!(checked(case, [1, 1]), [Findings::default(); 2], "{collective}");
+                // The other rank contributed something else than it should have.
+                for findings in checked(case, [1, 2]) {
+                    assert!(findings.wrong > 100, "{collective}: {findings:?}");
+                    assert_eq!((findings.outside, findings.input_changed), (0, 0));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn damage_beside_the_output_and_to_the_input_is_found() {
+        let comm = Communicator::threads(1, Options::default()).unwrap().remove(0);
+        let mut bench = Bench::new(comm, LAYOUT).unwrap();
+        let case = case(Collective::AllReduce, 1, false);
+        let recipe = Recipe { dtype: DType::I32, op: case.op, world: 1, seed: 5 };
+        bench.prepare(&case, &recipe);
+        assert_eq!(bench.inspect(&case, &recipe).wrong, 256, "nothing has run yet");
+        bench.make(&case, 0, 1, false).unwrap();
+        assert_eq!(bench.inspect(&case, &recipe), Findings::default());
+        let written = bench.written(&case);
+        bench.recv.bytes()[written.end] ^= 1;
+        bench.recv.bytes()[written.start - 1] ^= 1;
+        bench.recv.bytes()[written.start] ^= 1;
+        let (input, _) = bench.places(&case, bench.offset_bytes(&case, 0, 0));
+        bench.send.bytes()[input.end - 1] ^= 1;
+        assert_eq!(bench.inspect(&case, &recipe), Findings { wrong: 1, outside: 2, input_changed: 1 });
+    }
+
+    #[test]
+    fn iterations_walk_through_the_buffer() {
+        let comm = Communicator::threads(1, Options::default()).unwrap().remove(0);
+        let bench = Bench::new(comm, LAYOUT).unwrap();
+        let case = case(Collective::AllReduce, 1, false);
+        let offsets: Vec<usize> = (0..5).map(|iteration| bench.offset_bytes(&case, iteration, 0)).collect();
+        let first = GUARD_BYTES + 4;
+        assert_eq!(offsets, [first, first + 1024, first + 2048, first + 3072, first]);
     }
 }

@@ -6,14 +6,11 @@
 //! order in which ranks meet, and the expected value is computed here once more, in 128-bit integers or binary64, by code
 //! that shares nothing with the library's own kernels. Integer sums and products are free to wrap around: that is exact.
 //!
-//! Values repeat every [`PERIOD`] elements. The period is prime, so a block that lands at the wrong place shows, and a
-//! table of one period makes filling and checking as cheap as copying and comparing.
+//! Values repeat every [`PERIOD`](super::pattern::PERIOD) elements, see [`Pattern`].
 #![forbid(unsafe_code)]
 
+use crate::perf::pattern::Pattern;
 use crate::types::{DType, Rank, ReduceOp, Scalar};
-
-/// After so many elements the values repeat.
-pub const PERIOD: usize = 8191;
 
 /// A reduction as the command line names it; what each rank passes can differ (the factor of `mulsum`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -320,57 +317,10 @@ fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// One period of a vector, as bytes.
-#[derive(Debug, Clone)]
-pub struct Pattern {
-    bytes: Vec<u8>,
-    element_bytes: usize,
-}
-
-impl Pattern {
-    fn new(dtype: DType, bits: impl Fn(usize) -> u64) -> Pattern {
-        let element_bytes = dtype.size_bytes();
-        let mut bytes = Vec::with_capacity(PERIOD * element_bytes);
-        for index in 0..PERIOD {
-            bytes.extend_from_slice(&bits(index).to_le_bytes()[..element_bytes]);
-        }
-        Pattern { bytes, element_bytes }
-    }
-
-    /// Writes the vector's elements from `first` on.
-    pub fn fill(&self, target: &mut [u8], first: usize) {
-        let mut rest = target;
-        let mut offset = first % PERIOD * self.element_bytes;
-        while !rest.is_empty() {
-            let len = rest.len().min(self.bytes.len() - offset);
-            let (now, later) = rest.split_at_mut(len);
-            now.copy_from_slice(&self.bytes[offset..offset + len]);
-            (rest, offset) = (later, 0);
-        }
-    }
-
-    /// How many elements of `found` are not the vector's elements from `first` on.
-    pub fn count_wrong(&self, found: &[u8], first: usize) -> u64 {
-        let mut wrong = 0;
-        let mut rest = found;
-        let mut offset = first % PERIOD * self.element_bytes;
-        while !rest.is_empty() {
-            let len = rest.len().min(self.bytes.len() - offset);
-            let (now, later) = rest.split_at(len);
-            let expected = &self.bytes[offset..offset + len];
-            if now != expected {
-                let elements = now.chunks(self.element_bytes).zip(expected.chunks(self.element_bytes));
-                wrong += elements.filter(|(found, expected)| found != expected).count() as u64;
-            }
-            (rest, offset) = (later, 0);
-        }
-        wrong
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::perf::pattern::PERIOD;
 
     const WORLDS: [usize; 12] = [1, 2, 3, 4, 5, 7, 8, 12, 17, 64, 130, 1000];
 
@@ -474,22 +424,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn patterns_repeat_and_count_differences() {
-        let recipe = Recipe { dtype: DType::U32, op: None, world: 2, seed: 0 };
-        let pattern = recipe.input(1);
-        let mut bytes = vec![0; (2 * PERIOD + 10) * 4];
-        pattern.fill(&mut bytes, 5);
-        assert_eq!(pattern.count_wrong(&bytes, 5), 0);
-        assert_eq!(pattern.count_wrong(&bytes, 5 + PERIOD), 0);
-        assert!(pattern.count_wrong(&bytes, 6) > 2 * PERIOD as u64);
-        bytes[4 * PERIOD] ^= 1;
-        bytes[4 * PERIOD + 3] ^= 1;
-        bytes[0] ^= 1;
-        assert_eq!(pattern.count_wrong(&bytes, 5), 2);
-        assert_eq!(pattern.count_wrong(&[], 5), 0);
     }
 
     #[test]

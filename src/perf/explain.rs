@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use crate::error::Result;
-use crate::perf::args::{Explain, Settings};
 use crate::perf::bench::Case;
 use crate::perf::data::RedOp;
+use crate::perf::settings::{Explain, Settings};
 use crate::{Communicator, Explanation};
 
 /// All programs together are printed up to this length; beyond it rank 0's stands for the others.

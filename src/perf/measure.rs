@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use crate::error::Result;
-use crate::perf::args::{Average, Pace, Settings};
 use crate::perf::bench::{Bench, Case, Findings};
 use crate::perf::row::{Choice, Side};
+use crate::perf::settings::{Average, Pace, Settings};
 use crate::perf::stats::Stats;
 use crate::types::ReduceOp;
 use nix::time::{ClockId, clock_gettime};

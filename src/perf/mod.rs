@@ -2,8 +2,8 @@
 //! and the bandwidth formulas of nccl-tests, so that numbers and habits carry over.
 //!
 //! ```text
-//!   args       the command line                       geometry  what a size means for a collective
-//!   sweep      row after row, on all ranks together   data      values whose reduction is exact in any order
+//!   args       the command line, made into settings   geometry  what a size means for a collective
+//!   sweep      row after row, on all ranks together   data      values whose reduction is exact in any order; pattern
 //!     measure  warm up, time, check                   stats     median, percentiles
 //!       bench  buffers and calls                      row       one line of results: text, JSON, CSV
 //!     explain  what would run                         report    where lines go; plot: the picture
@@ -18,9 +18,11 @@ pub mod data;
 pub mod explain;
 pub mod geometry;
 pub mod measure;
+pub mod pattern;
 pub mod plot;
 pub mod report;
 pub mod row;
+pub mod settings;
 pub mod stats;
 pub mod sweep;
 
@@ -28,8 +30,8 @@ use crate::bootstrap::{Root, UniqueId};
 use crate::error::{Error, Result};
 use crate::types::{Collective, Rank};
 use crate::{Communicator, Options, launch};
-use args::Settings;
 use report::Report;
+use settings::Settings;
 use std::process::ExitCode;
 use std::sync::mpsc;
 use sweep::Outcome;
@@ -106,6 +108,9 @@ fn start(settings: &Settings) -> std::result::Result<ExitCode, Failure> {
             launched.name, launched.world
         ))
         .into());
+    }
+    if !launch::is_child() && launched.as_ref().is_none_or(|launched| launched.rank == 0) {
+        settings.try_files().map_err(Error::invalid)?;
     }
     let options = options(settings)?;
     let procs = settings.procs.or((settings.threads > 1).then_some(1));

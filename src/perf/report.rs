@@ -1,8 +1,8 @@
 //! What rank 0 writes as rows finish: the table, JSON, comma-separated values, and a spinner that says what runs.
 #![forbid(unsafe_code)]
 
-use crate::perf::args::{Settings, Sink};
 use crate::perf::row::{Columns, FIELDS, Row, csv, json, table_head};
+use crate::perf::settings::{Settings, Sink};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, Write};

@@ -2,13 +2,13 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
-use crate::perf::args::{Explain, Root, Settings};
 use crate::perf::bench::{Bench, Case, Findings, Layout};
 use crate::perf::explain;
 use crate::perf::geometry::Geometry;
 use crate::perf::measure::{Measured, measure};
 use crate::perf::report::Report;
 use crate::perf::row::{Row, Side};
+use crate::perf::settings::{Explain, Root, Settings};
 use crate::types::Rank;
 use crate::{Communicator, perf::data::RedOp};
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -17,6 +17,7 @@ use crate::types::{Collective, Rank};
 /// Checks the form of all programs, and says what the rest of the checker wants to know of the call.
 pub(super) fn check<'a>(programs: &[Program], shape: &'a Shape, in_place: &[bool]) -> Result<Call<'a>, Violation> {
     let world = programs.len();
+    assert!(world > 0, "a call has a rank");
     assert_eq!(in_place.len(), world, "every rank is in place or is not");
     let mut host_of = vec![usize::MAX; world];
     for (host, ranks) in shape.hosts.iter().enumerate() {

@@ -2,13 +2,13 @@
 //!
 //! | rule | what is proved | where |
 //! |---|---|---|
-//! | V1 exactly once | every output chunk holds the contributions that the [`contract`](super::contract) names, each once | [`meaning`] |
-//! | V2 same bits | each chunk is the same expression on all ranks (addition commutes but does not associate, and where it rounds counts); `last` is exactly where a sum becomes complete | [`meaning`] |
+//! | V1 exactly once | every output chunk holds the contributions that the [`contract`](super::contract) names, each once | `meaning` |
+//! | V2 same bits | each chunk is the same expression on all ranks (addition commutes but does not associate, and where it rounds counts); `last` is exactly where a sum becomes complete | `meaning` |
 //! | V3 no deadlock | the run ends, with links of the given capacity | `machine` |
-//! | V4 no race | accesses of two ranks to one piece of memory, one of them writing, are ordered by signals and waits; buffers are touched only while their rank is inside the call; slots can be used again in the next rounds and calls | [`order`] |
-//! | V5 well formed | every loc exists and may be used so, both ends of every transfer agree on its length, every host's ranks give equally many signals, links end empty | [`form`] |
+//! | V4 no race | accesses of two ranks to one piece of memory, one of them writing, are ordered by signals and waits; buffers are touched only while their rank is inside the call; slots can be used again in the next rounds and calls | `order` |
+//! | V5 well formed | every loc exists and may be used so, both ends of every transfer agree on its length, every host's ranks give equally many signals, links end empty | `form` |
 //! | V6 costs | [`Facts`] count what the algorithms' docs claim | here |
-//! | V7 can be aborted | whatever can block names a peer, and the peer is another rank | [`form`] |
+//! | V7 can be aborted | whatever can block names a peer, and the peer is another rank | `form` |
 //!
 //! One run suffices because links and hazards make a Kahn network, and the least capacity is the hard case. Rounds are
 //! unrolled: round k has its own pieces of the buffers, and the slots again.

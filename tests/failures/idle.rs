@@ -1,0 +1,1 @@
+pub const SCENARIOS: &[super::harness::Scenario] = &[];

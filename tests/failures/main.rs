@@ -1,0 +1,15 @@
+//! What happens when things go wrong: ranks that disagree, die, leave, never come, ask for nonsense, or are strangers.
+//!
+//! Every test here runs the real thing. Where a rank must be a process of its own, this binary starts itself again with a
+//! scenario's name ([`harness`]); the scenario runs as one rank of a job and prints lines that begin with `@`.
+//! Figures are printed (`--nocapture`); what is asserted about time is generous, so that a loaded machine passes.
+
+mod abort;
+mod bad_input;
+mod death;
+mod harness;
+mod idle;
+mod leaks;
+mod mismatch;
+mod stranger;
+mod timeout;
