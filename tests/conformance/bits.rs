@@ -15,7 +15,7 @@ pub fn reproducible(comm: &Communicator) {
     let mapped =
         |home| Case { data: Data::Rough, input: home, output: home, root: comm.world() / 2, ..Case::new(comm, 0) };
     for home in [Home::Heap, Home::Mapped] {
-        for count in [1, 300, 5000, 70_000] {
+        for count in [1, 3000, 40_000] {
             calls::all_reduce::<f32>(&Case { count, ..mapped(home) }, ReduceOp::Sum);
             calls::reduce::<half::bf16>(&Case { count, ..mapped(home) }, ReduceOp::Avg);
             calls::reduce_scatter::<half::f16>(&Case { count: count / comm.world(), ..mapped(home) }, ReduceOp::Sum);
@@ -42,7 +42,7 @@ pub fn same_bits(comm: &Communicator) {
 
 fn same_bits_of<T: Element>(comm: &Communicator) {
     for op in operations::<T>() {
-        for count in [5, 1100, 9000] {
+        for count in [5, 5000] {
             let input: Vec<T> = contributions(Data::Rough, op, comm.rank(), 0..count);
             let run = || {
                 let mut output = input.clone();
@@ -114,7 +114,7 @@ fn special<T: Element>(comm: &Communicator, canonical_nan: u64, other_nan: u64) 
     }
     for (op, first, second, rest, wanted) in table {
         let mine = [first, second].get(comm.rank()).copied().unwrap_or(rest);
-        for count in [1, 9, 3000] {
+        for count in [1, 2000] {
             let mut data = vec![mine; count];
             comm.all_reduce_in_place(&mut data, op).unwrap();
             let bits = |x: T| x.scalar().bits;

@@ -10,52 +10,69 @@ use roundel::{Communicator, Options};
 pub struct Suite {
     pub name: &'static str,
     pub body: fn(&Communicator),
-    /// The worlds, out of those that the backend has.
-    pub worlds: fn(usize) -> bool,
+    /// The worlds, out of those that the backend has, where a call takes microseconds.
+    near: fn(usize) -> bool,
+    /// Likewise where a call takes milliseconds.
+    far: fn(usize) -> bool,
     /// It runs once with each.
-    pub options: fn() -> Vec<Options>,
+    options: fn() -> Vec<Options>,
 }
 
 const fn suite(name: &'static str, body: fn(&Communicator)) -> Suite {
-    Suite { name, body, worlds: |_| true, options: plain }
+    Suite { name, body, near: |_| true, far: |_| true, options: plain }
 }
+
+/// The suites with options of their own: many communicators, so few worlds.
+const ROUNDS: Suite =
+    Suite { options: small_memory, near: |n| n < 4, far: |n| n == 3, ..suite("rounds", forms::rounds) };
+const FORCED: Suite = Suite {
+    options: each_algorithm,
+    near: |n| n == 3 || n == 4,
+    far: |n| n == 3,
+    ..suite("forced_algorithms", forms::forced)
+};
+const REPRODUCIBLE: Suite = Suite {
+    options: each_reproducible,
+    near: |n| [2, 5, 8].contains(&n),
+    far: |n| n == 5,
+    ..suite("reproducible", bits::reproducible)
+};
+const REFUSED: Suite = Suite {
+    options: each_wish_reproducibly,
+    near: |n| n == 3,
+    far: |n| n == 3,
+    ..suite("refused_wishes", bits::refused_wishes)
+};
 
 /// In the order in which `main` stamps them.
 pub const SUITES: [Suite; 16] = [
-    suite("every_type_and_operation", forms::every_type_and_operation),
+    Suite { far: |n| n == 3, ..suite("every_type_and_operation", forms::every_type_and_operation) },
     suite("counts", forms::counts),
-    suite("roots_homes_and_places", forms::roots_homes_and_places),
-    Suite { options: small_memory, worlds: |world| world < 5, ..suite("rounds", forms::rounds) },
     Suite {
-        options: each_algorithm,
-        worlds: |world| [3, 4, 5].contains(&world),
-        ..suite("forced_algorithms", forms::forced)
+        near: |n| n < 5 || n == 8,
+        far: |n| n == 3,
+        ..suite("roots_homes_and_places", forms::roots_homes_and_places)
     },
-    Suite {
-        options: each_reproducible,
-        worlds: |world| [2, 3, 5, 8].contains(&world),
-        ..suite("reproducible", bits::reproducible)
-    },
-    suite("same_bits", bits::same_bits),
+    ROUNDS,
+    FORCED,
+    REPRODUCIBLE,
+    Suite { far: |n| n == 2 || n == 5, ..suite("same_bits", bits::same_bits) },
     suite("special_values", bits::special_values),
-    Suite {
-        options: each_wish_reproducibly,
-        worlds: |world| world == 3,
-        ..suite("refused_wishes", bits::refused_wishes)
-    },
+    REFUSED,
     suite("barriers", flight::barriers),
     suite("groups", flight::groups),
     suite("messages", flight::messages),
-    suite("started_calls", flight::started_calls),
+    Suite { far: |n| n < 8, ..suite("started_calls", flight::started_calls) },
     suite("progress_without_the_caller", flight::progress_without_the_caller),
-    suite("splits", splits::splits),
-    Suite { worlds: |world| world < 5, ..suite("threads", splits::threads) },
+    Suite { far: |n| n < 8, ..suite("splits", splits::splits) },
+    Suite { near: |n| n < 4, far: |n| n < 4, ..suite("threads", splits::threads) },
 ];
 
 /// Runs a suite on all worlds of a backend that it takes.
 pub fn run(backend: Backend, name: &str) {
     let suite = SUITES.into_iter().find(|suite| suite.name == name).expect("`main` stamps what is listed here");
-    for &world in backend.worlds().iter().filter(|&&world| (suite.worlds)(world)) {
+    let takes = if backend.is_far() { suite.far } else { suite.near };
+    for &world in backend.worlds().iter().filter(|&&world| takes(world)) {
         for options in (suite.options)() {
             backend.run(suite, world, &options);
         }
