@@ -170,11 +170,13 @@ impl Control {
     }
 
     /// Tells the root that this rank (`rank_in_comm` of communicator `comm`) has been waiting inside this call for a
-    /// while. When two ranks wait in different calls of the same number, the communicator is revoked with
-    /// [`Error::Mismatch`].
-    pub fn report_stalled(&self, comm: u64, rank_in_comm: Rank, signature: Signature) {
+    /// while, for these ranks of the communicator. When two ranks wait in different calls of the same number, the
+    /// communicator is revoked with [`Error::Mismatch`]; when it is revoked with [`Error::Timeout`], that names those
+    /// who keep others waiting and do not wait themselves.
+    pub fn report_stalled(&self, comm: u64, rank_in_comm: Rank, signature: Signature, waiting_for: &[Rank]) {
         if let Some(link) = &self.shared.link {
-            link.send(&ToRoot::Stalled { comm, rank: rank_in_comm, signature });
+            let waiting_for = waiting_for.to_vec();
+            link.send(&ToRoot::Stalled { comm, rank: rank_in_comm, signature, waiting_for });
         }
     }
 

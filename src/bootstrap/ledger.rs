@@ -7,8 +7,8 @@
 use super::recent::Recent;
 use super::wire::{ExchangeError, ExchangeId, FromRoot, ToRoot};
 use crate::error::{Error, Signature};
-use crate::types::Rank;
-use std::collections::{BTreeMap, HashMap};
+use crate::types::{Collective, Rank};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Failed exchanges, revoked and stalled communicators that are remembered for ranks that come late.
 const REMEMBERED: usize = 4096;
@@ -54,6 +54,12 @@ impl Gone {
     }
 }
 
+/// What a rank waits in, and for whom.
+struct Stalled {
+    signature: Signature,
+    waiting_for: Vec<Rank>,
+}
+
 /// The state of a running job.
 pub(super) struct Ledger {
     world: usize,
@@ -61,7 +67,8 @@ pub(super) struct Ledger {
     gatherings: HashMap<ExchangeId, Gathering>,
     failed_exchanges: Recent<ExchangeId, ExchangeError>,
     revoked: Recent<u64, ()>,
-    stalled: Recent<u64, BTreeMap<Rank, Signature>>,
+    /// Who waits inside which call (communicator and number).
+    stalled: Recent<(u64, u64), BTreeMap<Rank, Stalled>>,
 }
 
 impl Ledger {
@@ -82,7 +89,9 @@ impl Ledger {
             ToRoot::Contribute { exchange, members, bytes } => self.contribute(from, exchange, members, bytes, mail),
             ToRoot::GiveUp { exchange } => self.give_up(from, exchange, mail),
             ToRoot::Revoke { comm, error } => self.revoke(comm, error, mail),
-            ToRoot::Stalled { comm, rank, signature } => self.stalled(comm, rank, signature, mail),
+            ToRoot::Stalled { comm, rank, signature, waiting_for } => {
+                self.stalled(comm, rank, Stalled { signature, waiting_for }, mail);
+            }
             ToRoot::Lost { rank, what } if rank < self.world => self.lost(rank, &what, mail),
             ToRoot::Lost { .. } => {}
             ToRoot::Bye => self.depart(from, Gone::Left, mail),
@@ -156,15 +165,39 @@ impl Ledger {
     fn revoke(&mut self, comm: u64, error: Error, mail: &mut Mail) {
         if self.revoked.get(&comm).is_none() {
             self.revoked.entry(comm, || ());
+            let error = self.to_the_point(comm, error);
             mail.push((Audience::Everybody, FromRoot::Revoked { comm, error }));
         }
     }
 
-    fn stalled(&mut self, comm: u64, rank: Rank, signature: Signature, mail: &mut Mail) {
-        let reports = self.stalled.entry(comm, BTreeMap::new);
-        reports.insert(rank, signature);
-        let differs = |other: &Signature| other.sequence == signature.sequence && *other != signature;
-        let Some((&other, &theirs)) = reports.iter().find(|(_, other)| differs(other)) else { return };
+    /// A rank that ran out of time knows whom it waits for itself, but these may wait too. Names those at the ends.
+    fn to_the_point(&self, comm: u64, error: Error) -> Error {
+        let Error::Timeout { waiting_for, after, during: Some(op) } = error else { return error };
+        // Messages are numbered by each pair for itself, and reported by nobody.
+        let nobody = BTreeMap::new();
+        let reports = match op.collective {
+            Collective::SendRecv => &nobody,
+            _ => self.stalled.get(&(comm, op.sequence)).unwrap_or(&nobody),
+        };
+        let mut seen: BTreeSet<Rank> = waiting_for.iter().copied().collect();
+        let mut asked = waiting_for.clone();
+        let mut absent = BTreeSet::new();
+        while let Some(rank) = asked.pop() {
+            match reports.get(&rank) {
+                None => _ = absent.insert(rank),
+                Some(stalled) => asked.extend(stalled.waiting_for.iter().filter(|&&rank| seen.insert(rank))),
+            }
+        }
+        let waiting_for = if absent.is_empty() { waiting_for } else { absent.into_iter().collect() };
+        Error::Timeout { waiting_for, after, during: Some(op) }
+    }
+
+    fn stalled(&mut self, comm: u64, rank: Rank, stalled: Stalled, mail: &mut Mail) {
+        let signature = stalled.signature;
+        let reports = self.stalled.entry((comm, signature.sequence), BTreeMap::new);
+        reports.insert(rank, stalled);
+        let differing = reports.iter().find(|(_, other)| other.signature != signature);
+        let Some((&other, &Stalled { signature: theirs, .. })) = differing else { return };
         let mut sides = [(rank, signature), (other, theirs)];
         sides.sort_by_key(|(rank, _)| *rank);
         let [(rank, mine), (other, theirs)] = sides.map(|(rank, signature)| (rank, Box::new(signature)));
@@ -175,6 +208,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::OpId;
     use bytemuck::Zeroable;
 
     const EXCHANGE: ExchangeId = [7; 16];
@@ -262,7 +296,7 @@ mod tests {
     fn stalled_calls_are_compared_when_they_have_the_same_number() {
         let mut told = world(3);
         let signature = |sequence, count| Signature { sequence, count, ..Signature::zeroed() };
-        let stalled = |rank, signature| ToRoot::Stalled { comm: 9, rank, signature };
+        let stalled = |rank, signature| ToRoot::Stalled { comm: 9, rank, signature, waiting_for: vec![] };
         assert_eq!(told.by(2, stalled(2, signature(4, 10))), []);
         assert_eq!(told.by(0, stalled(0, signature(3, 11))), [], "another call");
         assert_eq!(told.by(1, stalled(1, signature(4, 10))), [], "the same");
@@ -272,5 +306,26 @@ mod tests {
             told.by(0, stalled(0, signature(4, 11))),
             [(Audience::Everybody, FromRoot::Revoked { comm: 9, error })]
         );
+    }
+
+    #[test]
+    fn a_timeout_names_those_who_keep_the_others_waiting() {
+        let timeout = |waiting_for, collective| Error::Timeout {
+            waiting_for,
+            after: std::time::Duration::from_secs(1),
+            during: Some(OpId { collective, sequence: 4 }),
+        };
+        // 0 waits for 1, 1 for 2 and 3; 3 for 0 again; 2 for nobody.
+        let told = |collective| {
+            let mut told = world(4);
+            for (rank, waiting_for) in [(0, vec![1]), (1, vec![2, 3]), (3, vec![0])] {
+                let signature = Signature { sequence: 4, ..Signature::zeroed() };
+                assert_eq!(told.by(rank, ToRoot::Stalled { comm: 9, rank, signature, waiting_for }), []);
+            }
+            told.by(0, ToRoot::Revoke { comm: 9, error: timeout(vec![1], collective) })
+        };
+        let revoked = |error| [(Audience::Everybody, FromRoot::Revoked { comm: 9, error })];
+        assert_eq!(told(Collective::AllReduce), revoked(timeout(vec![2], Collective::AllReduce)));
+        assert_eq!(told(Collective::SendRecv), revoked(timeout(vec![1], Collective::SendRecv)), "other numbers");
     }
 }

@@ -262,8 +262,8 @@ fn stalled_in_different_calls_the_communicator_is_revoked_and_both_sides_are_nam
     let ranks = job_of(3);
     let diaries: Vec<_> = ranks.iter().map(|control| listen(control, 7)).collect();
     let call = |count| Signature { sequence: 41, count, root: Signature::NO_ROOT, ..Signature::zeroed() };
-    ranks[0].report_stalled(7, 5, call(10));
-    ranks[2].report_stalled(7, 3, call(11));
+    ranks[0].report_stalled(7, 5, call(10), &[]);
+    ranks[2].report_stalled(7, 3, call(11), &[]);
     for (diary, _) in &diaries {
         let entries = diary.after("revoked 7");
         assert!(entries[0].contains("rank 3 called all_reduce #41(count 11"), "{entries:?}");

@@ -72,8 +72,8 @@ pub(super) enum ToRoot {
     GiveUp { exchange: ExchangeId },
     /// A communicator failed.
     Revoke { comm: u64, error: Error },
-    /// It has been waiting for a while inside this call.
-    Stalled { comm: u64, rank: Rank, signature: Signature },
+    /// It has been waiting for a while inside this call, for these. Ranks are the communicator's.
+    Stalled { comm: u64, rank: Rank, signature: Signature, waiting_for: Vec<Rank> },
     /// It found a data link to that rank broken.
     Lost { rank: Rank, what: String },
     /// It leaves in good order; nothing follows.

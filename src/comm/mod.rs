@@ -7,6 +7,7 @@
 
 mod buffer;
 mod calls;
+mod dialler;
 mod explain;
 mod group;
 mod links;
@@ -32,6 +33,7 @@ use crate::transport::Shared;
 use crate::transport::shm::{Area, AreaCard, AreaShape, Member, Neighbours};
 use crate::transport::tcp::handshake::Secret;
 use crate::types::Rank;
+use dialler::Dialler;
 use links::Links;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -128,6 +130,10 @@ impl Communicator {
 
     /// All `world` ranks in this process, in order: one for each thread of the caller's.
     pub fn threads(world: usize, options: Options) -> Result<Vec<Communicator>> {
+        if world == 0 {
+            return Err(Error::invalid("a world of no ranks; it has at least one"));
+        }
+        options.check()?;
         let id = UniqueId::with_interface("127.0.0.1")?;
         std::thread::scope(|scope| {
             let join = |rank| {
@@ -182,16 +188,20 @@ impl Communicator {
             digest: digest(&options),
             stage_bytes: options.stage_bytes,
         };
+        let waker = bell.waker();
+        let dialler = world.endpoint.as_ref().map(|endpoint| {
+            let waker = waker.clone();
+            Dialler::new(endpoint.clone(), fate.clone(), Arc::new(move || waker.wake()))
+        });
         let links = Links {
             world: world.clone(),
-            fate: fate.clone(),
             comm,
             me,
             members: members.clone(),
             here: here.clone(),
             neighbours: neighbours.clone(),
+            dialler,
         };
-        let waker = bell.waker();
         if let Some(endpoint) = &world.endpoint {
             let waker = waker.clone();
             endpoint.watch(comm, Box::new(move || waker.wake()));

@@ -58,9 +58,9 @@ impl Reporter for Herald {
         }
     }
 
-    fn stalled(&self, signature: Signature) {
+    fn stalled(&self, signature: Signature, waiting_for: &[Rank]) {
         if let Some(control) = self.control.upgrade() {
-            control.report_stalled(self.comm, self.me, signature);
+            control.report_stalled(self.comm, self.me, signature, waiting_for);
         }
     }
 }

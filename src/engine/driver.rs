@@ -17,6 +17,7 @@ use super::fate::Fate;
 use super::lane::Lane;
 use crate::error::{Error, OpId, Result, Signature};
 use crate::transport::{Interest, Sleeper};
+use crate::types::{Collective, Rank};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -29,6 +30,9 @@ const STALL: Duration = Duration::from_millis(40);
 /// A broken link is taken at its word only after the control plane had this long to say who really failed.
 const VERDICT: Duration = Duration::from_millis(150);
 
+/// What is said of a rank that went in good order while others needed it.
+const LEFT: &str = "left the communicator";
+
 /// The longest sleep: deadlines are looked at between sleeps.
 const NAP: Duration = Duration::from_millis(500);
 
@@ -36,8 +40,8 @@ const NAP: Duration = Duration::from_millis(500);
 pub trait Reporter: Send + Sync {
     /// This rank ended the communicator: tell all.
     fn failed(&self, error: &Error);
-    /// This rank has been waiting in this call for a while.
-    fn stalled(&self, signature: Signature);
+    /// This rank has been waiting in this call for a while, for these ranks.
+    fn stalled(&self, signature: Signature, waiting_for: &[Rank]);
 }
 
 /// One rank's engine for one communicator.
@@ -344,16 +348,15 @@ impl Engine {
 
     /// After a while without progress: deadlines, peers that left, calls that nobody else has made.
     fn look_around(&self, lane: &mut Lane, idle_since: Instant) -> Result<()> {
-        let waiting_for = lane.waiting_for();
-        let gone: Vec<_> = waiting_for.iter().copied().filter(|&rank| self.fate.has_left(rank)).collect();
+        let gone = lane.waiting_in_vain_for(|rank| self.fate.has_left(rank));
         if !gone.is_empty() && !lane.poll()? {
             // What they sent before they left has been read by now: nothing more will come.
-            let still: Vec<_> = lane.waiting_for().into_iter().filter(|rank| gone.contains(rank)).collect();
-            if !still.is_empty() {
-                let what = "left the communicator".into();
-                return Err(Error::PeerLost { suspects: still, what, during: None });
+            let suspects = lane.waiting_in_vain_for(|rank| gone.contains(&rank));
+            if !suspects.is_empty() {
+                return Err(Error::PeerLost { suspects, what: LEFT.into(), during: None });
             }
         }
+        let waiting_for = lane.waiting_for();
         let now = Instant::now();
         let mut stalled = None;
         for task in lane.tasks() {
@@ -362,13 +365,15 @@ impl Engine {
                 let during: Option<OpId> = Some(task.op);
                 return Err(Error::Timeout { waiting_for, after: waited, during });
             }
-            if now - idle_since > STALL && !task.stall_reported {
-                task.stall_reported = true;
+            // Messages are numbered by each pair for itself: only the pair can compare them, and its headers do.
+            let comparable = task.op.collective != Collective::SendRecv;
+            if now - idle_since > STALL && comparable && task.stalled_on.as_ref() != Some(&waiting_for) {
+                task.stalled_on = Some(waiting_for.clone());
                 stalled.get_or_insert(task.signature);
             }
         }
         if let Some(signature) = stalled {
-            self.reporter.stalled(signature);
+            self.reporter.stalled(signature, &waiting_for);
         }
         Ok(())
     }
@@ -395,10 +400,7 @@ impl Engine {
 
     /// Ends the communicator on this rank and tells everybody.
     fn fail(&self, lane: &mut Lane, error: Error) {
-        let error = match error {
-            Error::PeerLost { .. } | Error::Aborted { .. } => self.verdict(error),
-            other => other,
-        };
+        let error = self.verdict(error);
         let first = self.fate.fail(error);
         let error = self.fate.check().expect_err("it has just failed");
         if first {
@@ -408,13 +410,23 @@ impl Engine {
         lane.fail(&error);
     }
 
-    /// The end of a link says only that a neighbour is gone, perhaps because of somebody else's death: the control plane
-    /// knows who was first, and gets a moment to say so.
+    /// The end of a link says only that a neighbour is gone, perhaps because of somebody else's death; a deadline only
+    /// that a neighbour waits too. The control plane knows who was first, or who is missing, and gets a moment to say so.
     fn verdict(&self, error: Error) -> Error {
+        match &error {
+            Error::Mismatch { .. } | Error::Invalid { .. } | Error::Unsupported { .. } => return error,
+            Error::Timeout { .. } if self.fate.check().is_ok() => self.reporter.failed(&error),
+            _ => {}
+        }
         let deadline = Instant::now() + VERDICT;
         while Instant::now() < deadline {
             if let Err(known) = self.fate.check() {
                 return known;
+            }
+            if let Error::PeerLost { suspects, during, .. } = &error
+                && suspects.iter().all(|&rank| self.fate.has_left(rank))
+            {
+                return Error::PeerLost { suspects: suspects.clone(), what: LEFT.into(), during: *during };
             }
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -76,7 +76,8 @@ pub(crate) struct Task {
     pub(super) call: Call,
     pub(super) started: Instant,
     pub(super) timeout: Duration,
-    pub(super) stall_reported: bool,
+    /// Whom this rank was waiting for when it last said that it waits.
+    pub(super) stalled_on: Option<Vec<Rank>>,
     pub(super) completion: Arc<Completion>,
 }
 
@@ -137,7 +138,7 @@ impl Task {
             inside: false,
             started: Instant::now(),
             timeout,
-            stall_reported: false,
+            stalled_on: None,
             completion,
             call,
             layout,

@@ -170,6 +170,12 @@ impl Job {
         ranks.iter().map(|rank| self.wait_for(*rank, word)).collect()
     }
 
+    /// The rest of all lines heard so far that begin with `word`.
+    pub fn heard(&self, word: &str) -> Vec<String> {
+        let lines = self.early.iter().filter_map(|(_, line)| line.strip_prefix(word));
+        lines.map(|rest| rest.trim_start().to_string()).collect()
+    }
+
     pub fn pid(&self, rank: Rank) -> Pid {
         Pid::from_raw(self.children[rank].as_ref().expect("it runs").id() as i32)
     }
@@ -245,11 +251,11 @@ pub fn say(line: impl std::fmt::Display) {
 fn child() {
     let Ok(name) = std::env::var(SCENARIO) else { return };
     let all = [
+        super::bad_input::SCENARIOS,
         super::death::SCENARIOS,
         super::idle::SCENARIOS,
         super::leaks::SCENARIOS,
         super::mismatch::SCENARIOS,
-        super::stranger::SCENARIOS,
         super::timeout::SCENARIOS,
     ];
     let scenario = all.into_iter().flatten().find(|(known, _)| *known == name);
@@ -262,5 +268,11 @@ fn child() {
     } else {
         Communicator::from_env()
     };
-    scenario(comm.expect("all ranks come"));
+    match comm {
+        Ok(comm) => scenario(comm),
+        Err(error) => {
+            say(format_args!("refused {error}"));
+            std::process::exit(1);
+        }
+    }
 }
