@@ -102,8 +102,11 @@ pub(super) fn program(collective: Collective, n: usize, root: Rank, rounds: Roun
                     d.copy(d.input(piece), vec![d.stage(piece, piece), d.output(piece)]);
                 }
                 d.signal();
+                // Nobody gives a second signal before all have come: until then the host may settle on another program.
+                if piece == 0 {
+                    d.wait_all(&host, 1);
+                }
             }
-            d.wait_all(&host, 1);
             if me != root {
                 for piece in 0..pieces {
                     if piece > 0 {
