@@ -11,7 +11,6 @@ fn others_are_freed_with_the_reason() {
     let _turn = harness::turn();
     for transport in [TransportChoice::Memory, TransportChoice::Tcp] {
         harness::threads(WORLD, harness::options(transport), |comm| {
-            comm.barrier().unwrap();
             let error = match comm.rank() {
                 0 => comm.barrier().expect_err("not all come"),
                 1 => {
