@@ -236,7 +236,11 @@ mod tests {
 
     #[test]
     fn bad_news_lets_the_others_finish() {
-        assert_eq!(code(&["exit 1", "read -t 1 nothing < /dev/null; exit 1"]), format!("{:?}", ExitCode::from(1)));
+        let note = std::env::temp_dir().join(format!("roundel-launch-{}", std::process::id()));
+        let slow = format!("i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done; echo done > {}", note.display());
+        assert_eq!(code(&["exit 1", &slow]), format!("{:?}", ExitCode::from(BAD_NEWS)));
+        assert_eq!(std::fs::read_to_string(&note).unwrap(), "done\n");
+        std::fs::remove_file(&note).unwrap();
     }
 
     #[test]

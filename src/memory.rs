@@ -232,6 +232,7 @@ pub(crate) fn test_span(bytes: &mut [u8]) -> Span {
 #[cfg(test)]
 mod tests {
     use super::{Block, test_span as span_of};
+    use nix::errno::Errno;
 
     #[test]
     fn cut_write_read_round_trip() {

@@ -32,6 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "engine",
         ],
     ),
+    ("launch", &["types", "error", "bootstrap", "comm"]),
 ];
 
 /// Modules where `unsafe` may be written; everywhere else the compiler forbids it.

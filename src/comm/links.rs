@@ -1,8 +1,9 @@
 //! Which transport a link uses: rings between neighbours, TCP to everybody else. The one place that knows both.
 #![forbid(unsafe_code)]
 
+use super::dialler::Dialler;
 use super::world::World;
-use crate::engine::{Connector, Fate};
+use crate::engine::Connector;
 use crate::error::{Error, Result};
 use crate::schedule::Port;
 use crate::transport::shm::Neighbours;
@@ -10,12 +11,10 @@ use crate::transport::tcp::LinkSide;
 use crate::transport::{Rx, Tx};
 use crate::types::Rank;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Makes the links of one communicator when its engine asks for them.
 pub(super) struct Links {
     pub(super) world: Arc<World>,
-    pub(super) fate: Arc<Fate>,
     pub(super) comm: u64,
     pub(super) me: Rank,
     /// Rank of the communicator -> rank of the job.
@@ -23,6 +22,8 @@ pub(super) struct Links {
     /// This host's ranks of the communicator, in the order of `neighbours`' positions.
     pub(super) here: Vec<Rank>,
     pub(super) neighbours: Option<Arc<Neighbours>>,
+    /// Where there are several hosts.
+    pub(super) dialler: Option<Dialler>,
 }
 
 impl Connector for Links {
@@ -34,28 +35,30 @@ impl Connector for Links {
             return Ok(Some(neighbours.link(position, channel)));
         }
         let World { endpoint, options, .. } = &*self.world;
-        let endpoint = endpoint.as_ref().expect("a rank without neighbours on every port has an endpoint");
         let side = LinkSide { comm: self.comm, me: self.me, peer: port.peer, channel: port.channel };
         let sockets = usize::from(options.sockets);
-        let ends = if self.me < port.peer {
-            let cancelled = || self.fate.check().err();
-            let deadline = Instant::now() + options.timeout;
-            let address = self.world.address(self.members[port.peer])?;
-            let unreachable = |error| match error {
-                // A rank that was there when the job began: it has closed this communicator, or worse.
-                Error::Bootstrap { what, .. } => Error::PeerLost {
-                    suspects: vec![port.peer],
-                    what: format!("can no longer be reached ({what})"),
-                    during: None,
-                },
-                other => other,
-            };
-            let ends = endpoint.connect(address, side, sockets, true, deadline, &cancelled);
-            Some(ends.map_err(unreachable)?)
-        } else {
-            endpoint.accepted(side, sockets)?
+        let ends = match (endpoint, &mut self.dialler) {
+            (Some(_), Some(dialler)) if self.me < port.peer => {
+                let address = self.world.address(self.members[port.peer])?;
+                let unreachable = |error| match error {
+                    // A rank that was there when the job began: it has closed this communicator, or worse.
+                    Error::Bootstrap { what, .. } => Error::PeerLost {
+                        suspects: vec![port.peer],
+                        what: format!("can no longer be reached ({what})"),
+                        during: None,
+                    },
+                    other => other,
+                };
+                dialler.connect(port, address, side, sockets, 2 * options.timeout).map_err(unreachable)?
+            }
+            (Some(endpoint), _) => endpoint.accepted(side, sockets)?,
+            (None, _) => unreachable!("a rank without neighbours on every port has an endpoint"),
         };
         Ok(ends.map(|(tx, rx)| (Box::new(tx) as Box<dyn Tx>, Box::new(rx) as Box<dyn Rx>)))
+    }
+
+    fn is_dialling(&self, port: Port) -> bool {
+        self.dialler.as_ref().is_some_and(|dialler| dialler.is_under_way(port))
     }
 }
 

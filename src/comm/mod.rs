@@ -7,6 +7,7 @@
 
 mod buffer;
 mod calls;
+mod dialler;
 mod explain;
 mod group;
 mod links;
@@ -32,6 +33,7 @@ use crate::transport::Shared;
 use crate::transport::shm::{Area, AreaCard, AreaShape, Member, Neighbours};
 use crate::transport::tcp::handshake::Secret;
 use crate::types::Rank;
+use dialler::Dialler;
 use links::Links;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -47,6 +49,9 @@ const WORLD_COMM: u64 = 0x526f_756e_6465_6c31;
 /// Every rank of the group makes the same calls in the same order; what a rank passes to a call may differ, what the
 /// call is may not, and a difference is an [`Error::Mismatch`] on every rank. After an error other than a refused
 /// argument the communicator is finished: later calls repeat the error.
+///
+/// Dropping it waits for calls in flight and then says goodbye: other ranks are told that this one has left, so that a
+/// call that still needs it fails there instead of waiting.
 ///
 /// `Communicator` is `Send` and `Sync`. Threads may share one as long as all ranks see the same order of collectives;
 /// messages ([`send`](Communicator::send), [`recv`](Communicator::recv)) are ordered per pair of ranks only.
@@ -183,16 +188,20 @@ impl Communicator {
             digest: digest(&options),
             stage_bytes: options.stage_bytes,
         };
+        let waker = bell.waker();
+        let dialler = world.endpoint.as_ref().map(|endpoint| {
+            let waker = waker.clone();
+            Dialler::new(endpoint.clone(), fate.clone(), Arc::new(move || waker.wake()))
+        });
         let links = Links {
             world: world.clone(),
-            fate: fate.clone(),
             comm,
             me,
             members: members.clone(),
             here: here.clone(),
             neighbours: neighbours.clone(),
+            dialler,
         };
-        let waker = bell.waker();
         if let Some(endpoint) = &world.endpoint {
             let waker = waker.clone();
             endpoint.watch(comm, Box::new(move || waker.wake()));

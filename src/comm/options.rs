@@ -9,6 +9,9 @@ use crate::transport::tcp::interface::PortRange;
 use std::str::FromStr;
 use std::time::Duration;
 
+/// Deadlines are sums of a clock and a timeout, and must not overflow.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
 /// Settings of a communicator. All ranks must use the same, except `interface` and `port_range`.
 ///
 /// | field | variable | default |
@@ -118,6 +121,10 @@ impl Options {
         rule(!self.timeout.is_zero(), "a timeout of zero lets no call succeed (ROUNDEL_TIMEOUT_MS)")?;
         rule(!self.init_timeout.is_zero(), "an initialisation timeout of zero (ROUNDEL_INIT_TIMEOUT_MS)")?;
         rule(
+            self.timeout.max(self.init_timeout) <= LONGEST_TIMEOUT,
+            "a timeout of more than ten years (ROUNDEL_TIMEOUT_MS, ROUNDEL_INIT_TIMEOUT_MS)",
+        )?;
+        rule(
             (64 << 10..=1 << 30).contains(&self.stage_bytes),
             "staging memory must be 64 KiB to 1 GiB (ROUNDEL_STAGE_BYTES)",
         )?;
@@ -157,6 +164,7 @@ mod tests {
         for (name, value) in [
             ("ROUNDEL_TIMEOUT_MS", "soon"),
             ("ROUNDEL_TIMEOUT_MS", "0"),
+            ("ROUNDEL_TIMEOUT_MS", "18446744073709551615"),
             ("ROUNDEL_ALGO", "fastest"),
             ("ROUNDEL_TRANSPORT", "pigeon"),
             ("ROUNDEL_CHANNELS", "0"),

@@ -21,6 +21,7 @@ use crate::types::{Collective, Rank};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A call that waits longer than this without progress is reported, so that somebody may notice a mismatch.
@@ -63,7 +64,7 @@ struct State {
     open: usize,
     /// Threads that wait for `changed`.
     followers: usize,
-    progress_thread: bool,
+    progress_thread: Option<JoinHandle<()>>,
     closed: bool,
 }
 
@@ -113,7 +114,7 @@ impl Engine {
                 driving: false,
                 open: 0,
                 followers: 0,
-                progress_thread: false,
+                progress_thread: None,
                 closed: false,
             }),
             changed: Condvar::new(),
@@ -160,16 +161,17 @@ impl Engine {
         self.fate.check()?;
         let completion = Arc::new(Completion::default());
         let mut state = self.submit(Submission { call, in_place, completion: completion.clone() });
-        if !state.progress_thread {
-            state.progress_thread = true;
+        if state.progress_thread.is_none() {
             let engine = self.clone();
             let spawned = std::thread::Builder::new().name("roundel-progress".into()).spawn(move || engine.progress());
-            if let Err(error) = spawned {
-                state.progress_thread = false;
-                state.inbox.pop_back();
-                state.open -= 1;
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
-                return Err(Error::system("starting the progress thread", error));
+            match spawned {
+                Ok(thread) => state.progress_thread = Some(thread),
+                Err(error) => {
+                    state.inbox.pop_back();
+                    state.open -= 1;
+                    self.waiting.fetch_sub(1, Ordering::Relaxed);
+                    return Err(Error::system("starting the progress thread", error));
+                }
             }
         }
         if state.driving {
@@ -185,10 +187,19 @@ impl Engine {
         self.follow(self.lock(), completion)
     }
 
-    /// Ends the progress thread once nothing is in flight.
+    /// Waits until nothing is in flight and the progress thread has ended: what it holds (in the end this rank's
+    /// membership in the job) must be given back before the process may exit.
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
+        let thread = {
+            let mut state = self.lock();
+            state.closed = true;
+            state.progress_thread.take()
+        };
         self.changed.notify_all();
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            // A panic there has been printed; dropping a communicator must not add another.
+            let _ = thread.join();
+        }
     }
 
     /// Plans and settings, for `explain`.
@@ -337,15 +348,15 @@ impl Engine {
 
     /// After a while without progress: deadlines, peers that left, calls that nobody else has made.
     fn look_around(&self, lane: &mut Lane, idle_since: Instant) -> Result<()> {
-        let waiting_for = lane.waiting_for();
-        let gone: Vec<_> = waiting_for.iter().copied().filter(|&rank| self.fate.has_left(rank)).collect();
+        let gone = lane.waiting_in_vain_for(|rank| self.fate.has_left(rank));
         if !gone.is_empty() && !lane.poll()? {
             // What they sent before they left has been read by now: nothing more will come.
-            let still: Vec<_> = lane.waiting_for().into_iter().filter(|rank| gone.contains(rank)).collect();
-            if !still.is_empty() {
-                return Err(Error::PeerLost { suspects: still, what: LEFT.into(), during: None });
+            let suspects = lane.waiting_in_vain_for(|rank| gone.contains(&rank));
+            if !suspects.is_empty() {
+                return Err(Error::PeerLost { suspects, what: LEFT.into(), during: None });
             }
         }
+        let waiting_for = lane.waiting_for();
         let now = Instant::now();
         let mut stalled = None;
         for task in lane.tasks() {
@@ -393,7 +404,7 @@ impl Engine {
         let first = self.fate.fail(error);
         let error = self.fate.check().expect_err("it has just failed");
         if first {
-            tracing::error!("{error}");
+            tracing::debug!("this rank ends the communicator: {error}");
             self.reporter.failed(&error);
         }
         lane.fail(&error);

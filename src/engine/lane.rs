@@ -113,6 +113,13 @@ pub(crate) struct Outline {
     pub(crate) program: Program,
 }
 
+/// A rank that a call waits for.
+struct HoldUp {
+    rank: Rank,
+    /// Should the rank be gone, the link will say so after its last byte.
+    ends_by_itself: bool,
+}
+
 /// Which link ends and signals earlier calls still need.
 #[derive(Default)]
 struct Claims {
@@ -457,17 +464,29 @@ impl Lane {
 
     /// Ranks that the calls in flight are waiting for.
     pub(crate) fn waiting_for(&self) -> Vec<Rank> {
-        let mut ranks: Vec<Rank> = self.tasks.iter().flat_map(|task| self.held_up_by(task)).collect();
+        self.ranks_of(|_| true)
+    }
+
+    /// Likewise, where the last thing that can come from a rank has come once it has said goodbye. Over sockets it may
+    /// still be on its way then, and its end shows by itself; so does the outcome of dialling.
+    pub(crate) fn waiting_in_vain_for(&self, has_left: impl Fn(Rank) -> bool) -> Vec<Rank> {
+        self.ranks_of(|hold_up| !hold_up.ends_by_itself && has_left(hold_up.rank))
+    }
+
+    fn ranks_of(&self, which: impl Fn(&HoldUp) -> bool) -> Vec<Rank> {
+        let hold_ups = self.tasks.iter().flat_map(|task| self.hold_ups(task)).filter(which);
+        let mut ranks: Vec<Rank> = hold_ups.map(|hold_up| hold_up.rank).collect();
         ranks.sort_unstable();
         ranks.dedup();
         ranks
     }
 
-    fn held_up_by(&self, task: &Task) -> Vec<Rank> {
-        let mut ranks = Vec::new();
+    fn hold_ups(&self, task: &Task) -> Vec<HoldUp> {
+        let mut hold_ups = Vec::new();
         if let Some(&op) = task.plan.local.get(task.local_next) {
             if let Op::Wait { .. } = task.plan.program.ops[op as usize] {
-                ranks.extend(local::missing(self, task));
+                let missing = local::missing(self, task).into_iter();
+                hold_ups.extend(missing.map(|rank| HoldUp { rank, ends_by_itself: false }));
             }
         }
         for (state, run) in task.runs.iter().zip(&task.plan.runs) {
@@ -477,10 +496,14 @@ impl Lane {
                 Way::In => link.hungry,
             };
             if (state.next < run.ops.len() || !state.greeting.is_done()) && (stuck || link.ends.is_none()) {
-                ranks.push(run.port.peer);
+                let ends_by_itself = match &link.ends {
+                    Some((_, rx)) => rx.interest().is_some(),
+                    None => self.connector.is_dialling(link.port),
+                };
+                hold_ups.push(HoldUp { rank: run.port.peer, ends_by_itself });
             }
         }
-        ranks
+        hold_ups
     }
 
     /// Until the first deadline of a call in flight.

@@ -112,8 +112,12 @@ pub(crate) type Ends = (Box<dyn Tx>, Box<dyn Rx>);
 
 /// Makes links when the engine first needs them.
 pub trait Connector: Send {
-    /// The link through this port; `None` while the other side has not dialled yet. Does not block for long.
+    /// The link through this port; `None` while it is not there yet. Never waits for the peer.
     fn connect(&mut self, port: Port) -> Result<Option<(Box<dyn Tx>, Box<dyn Rx>)>>;
+
+    /// True from the first `connect` until the one that gives the link, where this side dials. The outcome will come
+    /// whatever the peer does meanwhile.
+    fn is_dialling(&self, port: Port) -> bool;
 }
 
 /// A link that may not exist yet.

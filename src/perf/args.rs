@@ -8,7 +8,7 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Flags as typed. [`Args::settings`] makes sense of them.
+/// Flags as typed. [`parse`] makes sense of them.
 #[derive(Debug, Clone, Parser)]
 #[command(version, disable_help_flag = true, args_override_self = true)]
 pub struct Args {

@@ -7,12 +7,13 @@
 //!   guard | iteration 0 | iteration 1 | ... | iteration k = iteration 0 again | guard
 //! ```
 //!
-//! In place only the second buffer is used. Calls are made on raw memory, for every element type and both ways of placing
-//! buffers by the same few lines; naming that memory is the one thing in `perf` that is `unsafe`.
-#![deny(unsafe_code)]
+//! In place only the second buffer is used. Calls are made on spans, so that every element type and both ways of placing
+//! buffers go through the same few lines. Every call ends before the function that makes it, which holds the bench
+//! mutably, so that nothing else can touch the buffers meanwhile.
+#![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
-use crate::memory::Span;
+use crate::memory::{Span, lend_mut};
 use crate::perf::data::{Recipe, RedOp};
 use crate::perf::geometry::{Geometry, Source, next, previous};
 use crate::types::{Collective, Rank};
@@ -276,12 +277,8 @@ impl Region {
         &mut bytemuck::cast_slice_mut(self.words())[skip..skip + len]
     }
 
-    #[allow(unsafe_code)]
     fn span(&mut self, range: Range<usize>) -> Span {
-        let bytes = &mut self.bytes()[range];
-        // SAFETY: the bytes are ours and mapped until the region is dropped; `make`, the only user, holds the bench
-        // mutably until its calls have ended, so no reference to them is used meanwhile.
-        unsafe { Span::new(bytes.as_mut_ptr(), bytes.len()) }
+        lend_mut(&mut self.bytes()[range])
     }
 }
 

@@ -14,17 +14,29 @@ use std::time::{Duration, Instant};
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// Connects to `addr` and shakes hands, again and again until `deadline` while the reason for failing may pass. `pause`
-/// sleeps between two tries.
+/// How long to go on trying.
+#[derive(Clone, Copy)]
+pub struct Persistence<'a> {
+    /// Not after this.
+    pub deadline: Instant,
+    /// Not once this gives an error: asked every 50 ms, and between two tries.
+    pub cancelled: &'a dyn Fn() -> Option<Error>,
+    /// No further try once the peer has left. The one under way is seen through: the peer may have taken it, done all its
+    /// work with it and said goodbye before this side has heard that the connection stands.
+    pub has_left: &'a dyn Fn() -> bool,
+}
+
+/// Connects to `addr` and shakes hands, again and again while the reason for failing may pass. `pause` sleeps between two
+/// tries.
 pub fn dial(
     addr: SocketAddr,
     peer: Rank,
     secret: &Secret,
     hello: &[u8],
-    deadline: Instant,
-    cancelled: &dyn Fn() -> Option<Error>,
+    persistence: &Persistence,
     pause: &dyn Fn(Duration),
 ) -> Result<TcpStream> {
+    let Persistence { deadline, cancelled, has_left } = *persistence;
     let started = Instant::now();
     let mut wait = FIRST_PAUSE;
     loop {
@@ -48,6 +60,9 @@ pub fn dial(
         if !may_pass(&error) {
             return Err(error);
         }
+        if has_left() {
+            return Err(Error::bootstrap(format!("rank {peer} has left ({error})")));
+        }
         pause(wait.min(left));
         wait = (wait * 2).min(LONGEST_PAUSE);
     }
@@ -58,7 +73,12 @@ fn may_pass(error: &Error) -> bool {
     let Error::System { errno, .. } = error else { return false };
     matches!(
         Errno::from_raw(*errno),
-        Errno::ECONNREFUSED | Errno::ECONNRESET | Errno::EPIPE | Errno::ETIMEDOUT | Errno::EHOSTUNREACH
+        Errno::ECONNREFUSED
+            | Errno::ECONNRESET
+            | Errno::EPIPE
+            | Errno::ETIMEDOUT
+            | Errno::EHOSTUNREACH
+            | Errno::ENETUNREACH
     )
 }
 

@@ -11,7 +11,7 @@
 //! nonsense, costs a file descriptor for at most five seconds and one line in the log.
 #![forbid(unsafe_code)]
 
-use super::dial::dial;
+use super::dial::{Persistence, dial};
 use super::handshake::{CANCEL_POLL, Responding, Secret};
 use super::interface::{PortRange, listen};
 use super::link::{TcpRx, TcpTx, link};
@@ -138,18 +138,28 @@ impl Endpoint {
         deadline: Instant,
         cancelled: &dyn Fn() -> Option<Error>,
     ) -> Result<(TcpTx, TcpRx)> {
-        let sockets = socket_count(sockets)?;
-        let streams = if me_connects {
-            let pause = |timeout| self.lobby.pause(timeout);
-            let connect_one = |socket| {
-                let hello = Hello { key: side.key(true, socket), sockets };
-                dial(addr, side.peer, &self.secret, &hello.encode(), deadline, cancelled, &pause)
-            };
-            (0..sockets).map(connect_one).collect::<Result<Vec<TcpStream>>>()?
-        } else {
-            self.lobby.collect(side, sockets, deadline, cancelled)?
-        };
+        if me_connects {
+            return self.dial(addr, side, sockets, Persistence { deadline, cancelled, has_left: &|| false });
+        }
+        let streams = self.lobby.collect(side, socket_count(sockets)?, deadline, cancelled)?;
         link(side.peer, streams)
+    }
+
+    /// The dialling side of [`Endpoint::connect`].
+    pub fn dial(
+        &self,
+        addr: SocketAddr,
+        side: LinkSide,
+        sockets: usize,
+        persistence: Persistence,
+    ) -> Result<(TcpTx, TcpRx)> {
+        let sockets = socket_count(sockets)?;
+        let pause = |timeout| self.lobby.pause(timeout);
+        let connect_one = |socket| {
+            let hello = Hello { key: side.key(true, socket), sockets };
+            dial(addr, side.peer, &self.secret, &hello.encode(), &persistence, &pause)
+        };
+        link(side.peer, (0..sockets).map(connect_one).collect::<Result<_>>()?)
     }
 
     /// The link that the peer dials, if all its connections have come in: [`Endpoint::connect`] without waiting.
@@ -213,6 +223,17 @@ struct Guests {
 }
 
 impl Guests {
+    /// Whether somebody with this hello may come in.
+    fn admit(&self, hello: &Hello) -> Result<Vec<u8>> {
+        if self.forgotten.contains(&hello.key.comm) {
+            return Err(Error::bootstrap("that communicator is closed here"));
+        }
+        if self.parked.len() >= MAX_PARKED {
+            return Err(Error::bootstrap(format!("{MAX_PARKED} connections wait here already")));
+        }
+        Ok(Vec::new())
+    }
+
     /// The connections of a link, once all are there.
     fn take(&mut self, side: LinkSide, sockets: u8) -> Result<Option<Vec<TcpStream>>> {
         let keys: Vec<LinkKey> = (0..sockets).map(|socket| side.key(false, socket)).collect();
@@ -239,30 +260,6 @@ impl Lobby {
     /// Sleeps, at most until the next change or `wake`.
     fn pause(&self, timeout: Duration) {
         let _ = self.changed.wait_timeout(self.lock(), timeout.min(CANCEL_POLL));
-    }
-
-    /// Whether somebody with this hello may come in.
-    fn admit(&self, hello: &Hello) -> Result<Vec<u8>> {
-        let guests = self.lock();
-        if guests.forgotten.contains(&hello.key.comm) {
-            return Err(Error::bootstrap("that communicator is closed here"));
-        }
-        if guests.parked.len() >= MAX_PARKED {
-            return Err(Error::bootstrap(format!("{MAX_PARKED} connections wait here already")));
-        }
-        Ok(Vec::new())
-    }
-
-    fn park(&self, hello: Hello, stream: TcpStream) {
-        let mut guests = self.lock();
-        if !guests.forgotten.contains(&hello.key.comm) {
-            // One that dials again has given up its earlier try.
-            guests.parked.insert(hello.key, (stream, hello.sockets));
-            self.changed.notify_all();
-            if let Some(arrived) = guests.watchers.get(&hello.key.comm) {
-                arrived();
-            }
-        }
     }
 
     /// Waits for all connections of a link that the peer dials.
@@ -378,10 +375,19 @@ impl Porter {
     /// The guest is proved: parks it, or tells it why not.
     fn welcome(&self, guest: HalfOpen, hello: &[u8]) -> Result<()> {
         let hello = Hello::decode(hello);
-        let answer = hello.as_ref().map_err(Error::clone).and_then(|hello| self.lobby.admit(hello));
+        // One lock for both: a peer may do all its work as soon as it has the answer, and say goodbye; whoever then looks
+        // for its connection must find it. The answer is small and the socket's buffer empty, so it does not wait.
+        let mut guests = self.lobby.lock();
+        let answer = hello.as_ref().map_err(Error::clone).and_then(|hello| guests.admit(hello));
         guest.responding.answer(&guest.stream, &answer)?;
         answer?;
-        self.lobby.park(hello?, guest.stream);
+        let hello = hello?;
+        // One that dials again has given up its earlier try.
+        guests.parked.insert(hello.key, (guest.stream, hello.sockets));
+        self.lobby.changed.notify_all();
+        if let Some(arrived) = guests.watchers.get(&hello.key.comm) {
+            arrived();
+        }
         Ok(())
     }
 

@@ -21,6 +21,7 @@ pub mod link;
 #[cfg(test)]
 mod tests;
 
+pub use dial::Persistence;
 pub use endpoint::{Endpoint, LinkKey, LinkSide};
 pub use handshake::Secret;
 pub use interface::PortRange;
