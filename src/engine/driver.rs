@@ -358,7 +358,7 @@ impl Engine {
         }
         let waiting_for = lane.waiting_for();
         let now = Instant::now();
-        let mut stalled = None;
+        let mut stalled = Vec::new();
         for task in lane.tasks() {
             let waited = now - task.started;
             if waited > task.timeout {
@@ -369,10 +369,10 @@ impl Engine {
             let comparable = task.op.collective != Collective::SendRecv;
             if now - idle_since > STALL && comparable && task.stalled_on.as_ref() != Some(&waiting_for) {
                 task.stalled_on = Some(waiting_for.clone());
-                stalled.get_or_insert(task.signature);
+                stalled.push(task.signature);
             }
         }
-        if let Some(signature) = stalled {
+        for signature in stalled {
             self.reporter.stalled(signature, &waiting_for);
         }
         Ok(())

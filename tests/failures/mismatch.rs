@@ -258,7 +258,8 @@ fn with_other_options(transport: TransportChoice, odd: Rank, change: fn(&mut Opt
 #[test]
 fn differing_settings() {
     let _turn = harness::turn();
-    let changes: [(&str, fn(&mut Options)); 4] = [
+    type Change = fn(&mut Options);
+    let changes: [(&str, Change); 4] = [
         ("algorithm", |options| options.algorithm = Some(Algorithm::Ring)),
         ("reproducible", |options| options.reproducible = true),
         ("channels", |options| options.channels = 2),
