@@ -69,11 +69,10 @@ impl Control {
         if rank >= world {
             return Err(Error::invalid(format!("rank {rank} in a world of {world}; ranks count from 0")));
         }
+        // Before the others are met: what is wrong here should not be found out only when all have come.
+        let chosen_ip = iface.as_deref().map(|iface| interface::resolve(Some(iface))).transpose()?;
         if world == 1 {
-            let local_ip = match &iface {
-                Some(iface) => interface::resolve(Some(iface))?,
-                None => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            };
+            let local_ip = chosen_ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
             return Ok(Arc::new(Control { shared: Arc::new(Shared::new(rank, world, local_ip, None)), thread: None }));
         }
         let deadline = deadline_after(timeout);
@@ -105,8 +104,8 @@ impl Control {
         let joined = join::join(&root, door, &hello, deadline)?;
 
         let reached_from = joined.stream.local_addr().map_err(no_link)?.ip();
-        let local_ip = match &iface {
-            Some(iface) => interface::resolve(Some(iface))?,
+        let local_ip = match chosen_ip {
+            Some(chosen_ip) => chosen_ip,
             // Beside a root that knows itself as loopback, of a job that spans hosts.
             None if reached_from.is_loopback() && !root.is_loopback() => interface::resolve(None)?,
             None => reached_from,

@@ -55,9 +55,10 @@ impl World {
         }
         let deadline = Instant::now() + options.init_timeout;
         let secret = config.root.secret().clone();
+        let place = detect::place()?;
         let control = Control::join(config)?;
         let everybody: Vec<Rank> = (0..world).collect();
-        let places: Vec<Place> = exchange(&control, PLACES, &everybody, &detect::place()?, deadline)?;
+        let places: Vec<Place> = exchange(&control, PLACES, &everybody, &place, deadline)?;
         let hosts = grouping(&places, options.transport)?;
         let neighbours = hosts.iter().find(|host| host.contains(&rank)).expect("grouping places every rank");
 

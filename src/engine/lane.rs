@@ -483,11 +483,11 @@ impl Lane {
 
     fn hold_ups(&self, task: &Task) -> Vec<HoldUp> {
         let mut hold_ups = Vec::new();
-        if let Some(&op) = task.plan.local.get(task.local_next) {
-            if let Op::Wait { .. } = task.plan.program.ops[op as usize] {
-                let missing = local::missing(self, task).into_iter();
-                hold_ups.extend(missing.map(|rank| HoldUp { rank, ends_by_itself: false }));
-            }
+        if let Some(&op) = task.plan.local.get(task.local_next)
+            && let Op::Wait { .. } = task.plan.program.ops[op as usize]
+        {
+            let missing = local::missing(self, task).into_iter();
+            hold_ups.extend(missing.map(|rank| HoldUp { rank, ends_by_itself: false }));
         }
         for (state, run) in task.runs.iter().zip(&task.plan.runs) {
             let link = &self.links[state.link];

@@ -113,7 +113,7 @@ pub(crate) type Ends = (Box<dyn Tx>, Box<dyn Rx>);
 /// Makes links when the engine first needs them.
 pub trait Connector: Send {
     /// The link through this port; `None` while it is not there yet. Never waits for the peer.
-    fn connect(&mut self, port: Port) -> Result<Option<(Box<dyn Tx>, Box<dyn Rx>)>>;
+    fn connect(&mut self, port: Port) -> Result<Option<Ends>>;
 
     /// True from the first `connect` until the one that gives the link, where this side dials. The outcome will come
     /// whatever the peer does meanwhile.
