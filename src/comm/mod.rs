@@ -1,6 +1,6 @@
 //! The communicator: a group of ranks that call collectives together.
 //!
-//! This is the top floor: it alone knows every backend by name. [`World`](world) is what a rank has once, a
+//! This is the top floor: it alone knows every backend by name. A world is what a rank has once, a
 //! [`Communicator`] is a group of ranks with links, signals and an engine of its own, so that communicators never wait for
 //! each other.
 #![deny(unsafe_code)]
