@@ -111,9 +111,11 @@ impl Drop for Dialler {
 /// any link that breaks. What this host cannot do stays what it is.
 fn unreachable(side: LinkSide, error: Error) -> Error {
     match error {
-        Error::Bootstrap { what, .. } => {
-            Error::PeerLost { suspects: vec![side.peer], what: format!("cannot be reached ({what})"), during: None }
-        }
+        Error::Bootstrap { what, .. } => Error::PeerLost {
+            suspects: vec![side.peer],
+            what: format!("can no longer be reached ({what})"),
+            during: None,
+        },
         other => other,
     }
 }

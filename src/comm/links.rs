@@ -4,7 +4,7 @@
 use super::dialler::Dialler;
 use super::world::World;
 use crate::engine::Connector;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::schedule::Port;
 use crate::transport::shm::Neighbours;
 use crate::transport::tcp::LinkSide;
@@ -40,16 +40,7 @@ impl Connector for Links {
         let ends = match (endpoint, &mut self.dialler) {
             (Some(_), Some(dialler)) if self.me < port.peer => {
                 let address = self.world.address(self.members[port.peer])?;
-                let unreachable = |error| match error {
-                    // A rank that was there when the job began: it has closed this communicator, or worse.
-                    Error::Bootstrap { what, .. } => Error::PeerLost {
-                        suspects: vec![port.peer],
-                        what: format!("can no longer be reached ({what})"),
-                        during: None,
-                    },
-                    other => other,
-                };
-                dialler.connect(port, address, side, sockets, 2 * options.timeout).map_err(unreachable)?
+                dialler.connect(port, address, side, sockets, 2 * options.timeout)?
             }
             (Some(endpoint), _) => endpoint.accepted(side, sockets)?,
             (None, _) => unreachable!("a rank without neighbours on every port has an endpoint"),
