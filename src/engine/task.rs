@@ -293,8 +293,12 @@ pub(super) fn signature(call: &Call, sequence: u64, epoch: u32, settings: u64) -
         _ => Signature::NO_ROOT,
     };
     let dtype = if call.collective == Collective::Barrier { DType::U8 } else { call.dtype };
-    // In place or not is each rank's own affair, except where it changes what travels.
-    let in_place = call.collective == Collective::AllToAll && !call.input.is_empty() && call.input == call.output;
+    // In place or not is each rank's own affair, except where it changes what the others do: in an all-to-all of equal
+    // blocks. In one of unequal blocks every pair exchanges for itself, and a rank without any could not even tell.
+    let in_place = call.collective == Collective::AllToAll
+        && !call.is_exchange()
+        && !call.input.is_empty()
+        && call.input == call.output;
     Signature {
         sequence,
         count,
