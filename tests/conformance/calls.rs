@@ -274,12 +274,13 @@ pub fn all_to_all<T: Element>(case: &Case) {
 
 pub fn all_to_all_v<T: Element>(case: &Case) {
     let what = case.say::<T>("all_to_all_v", None);
-    // Symmetric counts can be exchanged in place.
-    let in_place = case.root % 2 == 1;
-    let count = |from: usize, to: usize| match (in_place, (from * 3 + to) % 4, (from + to) % 4) {
+    // Symmetric counts can be exchanged in place, by some ranks or by all; and rank 0 may have nothing to exchange.
+    let symmetric = case.root % 2 == 1;
+    let count = |from: usize, to: usize| match (symmetric, (from * 3 + to) % 4, (from + to) % 4) {
         (false, 2, _) | (true, _, 2) => 0,
-        (false, ..) => (case.count + 1) / 2 + from * 5 + to * 2,
-        (true, ..) => (case.count + 1) / 2 + from + to,
+        (true, ..) if case.count == 1 && from.min(to) == 0 => 0,
+        (false, ..) => case.count.div_ceil(2) + from * 5 + to * 2,
+        (true, ..) => case.count.div_ceil(2) + from + to,
     };
     let (me, ranks) = (case.me(), 0..case.world());
     let send: Vec<usize> = ranks.clone().map(|to| count(me, to)).collect();
@@ -287,7 +288,7 @@ pub fn all_to_all_v<T: Element>(case: &Case) {
     let sent: Vec<T> = ranks.clone().flat_map(|to| parcel(me, to, send[to])).collect();
     let wanted: Vec<T> = ranks.flat_map(|from| parcel(from, me, recv[from])).collect();
     let mut input = case.holding(&sent);
-    if in_place {
+    if symmetric && case.in_place {
         let span = input.span(0, sent.len());
         case.comm
             .run(&call::<T>(case, Collective::AllToAll, None, Counts::Exchange { send, recv }, span, span))

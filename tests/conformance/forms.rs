@@ -13,7 +13,7 @@ pub fn every_type_and_operation(comm: &Communicator) {
 
 fn one_type<T: Element>(comm: &Communicator) {
     for (index, op) in operations::<T>().into_iter().enumerate() {
-        let in_place = (index + comm.rank()) % 2 == 0;
+        let in_place = (index + comm.rank()).is_multiple_of(2);
         let root = index % comm.world();
         calls::reducing::<T>(&Case { root, in_place, ..Case::new(comm, 5) }, op);
         calls::all_reduce::<T>(&Case { shift: 1, in_place: !in_place, ..Case::new(comm, 77) }, op);
@@ -25,7 +25,10 @@ fn one_type<T: Element>(comm: &Communicator) {
 pub fn counts(comm: &Communicator) {
     let world = comm.world();
     for count in [0, 1, 2, 3, 7, world - 1, world, world + 1, 1000] {
-        calls::all::<i32>(&Case { root: count % world, ..Case::new(comm, count) }, ReduceOp::Sum);
+        calls::all::<i32>(
+            &Case { root: count % world, in_place: count % 2 == 1, ..Case::new(comm, count) },
+            ReduceOp::Sum,
+        );
         calls::all::<half::bf16>(&Case { root: count % world, shift: 1, ..Case::new(comm, count) }, ReduceOp::Avg);
     }
     for (root, in_place) in [(0, false), (world - 1, true)] {
@@ -88,7 +91,7 @@ pub fn rounds(comm: &Communicator) {
 /// With a wish for an algorithm: small, middling, and long enough for several slices.
 pub fn forced(comm: &Communicator) {
     for (count, shift) in [(0, 0), (1, 0), (10, 1), (1000, 0), (20_000, 1)] {
-        let in_place = (count + comm.rank()) % 3 == 0;
+        let in_place = (count + comm.rank()).is_multiple_of(3);
         let case = Case { shift, in_place, root: (count / 10) % comm.world(), ..Case::new(comm, count) };
         calls::all::<f32>(&case, ReduceOp::Sum);
         calls::all_reduce::<u8>(&case, ReduceOp::Avg);
