@@ -1,5 +1,5 @@
-//! What the ranks of a test share beside the library, wherever they run: a file in which each line up. It tells when who
-//! was where without asking the code under test.
+//! What the ranks of a test share beside the library, wherever they run: a file that grows by a byte for each thing done. It
+//! tells when who was where without asking the code under test.
 
 use roundel::Communicator;
 use std::fs::{File, OpenOptions};
