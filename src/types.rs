@@ -124,7 +124,7 @@ pub struct Scalar {
 /// | `BitAnd`, `BitOr`, `BitXor` | integers only; on floats the call is an error |
 ///
 /// A result that is not a number is always the one canonical quiet NaN of its type, so that every rank holds the same
-/// bits. fp8-e4m3 has no infinity: what is too large becomes NaN (as the OCP conversion without saturation).
+/// bits; only a world of one copies its input as it is. fp8-e4m3 has no infinity: what is too large becomes NaN (as the OCP conversion without saturation).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReduceOp {

@@ -22,7 +22,7 @@ use crate::schedule::catalogue::{Algorithm, Shape};
 use crate::schedule::{Op, Port, Program};
 use crate::transport::{Interest, Shared};
 use crate::tuner::{Situation, choose};
-use crate::types::{Collective, Rank, ReduceOp};
+use crate::types::{Collective, Rank, ReduceOp, Scalar};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,8 +156,8 @@ impl Lane {
     }
 
     /// Takes a validated call in. An error here has sent nothing, and leaves the communicator usable.
-    pub(crate) fn admit(&mut self, mut call: Call, in_place: bool, completion: Arc<Completion>) -> Result<()> {
-        let (in_place, owned) = scale_input(&mut call, in_place);
+    pub(crate) fn admit(&mut self, mut call: Call, mut in_place: bool, completion: Arc<Completion>) -> Result<()> {
+        let scaling = Scaling::take_from(&mut call, &mut in_place);
         let mapped = self.shared.as_deref().is_some_and(|shared| local::reachable(shared, &call));
         let Prepared { plan, layout } = self.prepare(&call, in_place, mapped)?;
         let message = call.collective == Collective::SendRecv;
@@ -176,7 +176,7 @@ impl Lane {
             call,
             completion,
         });
-        task.buffers.owned = owned;
+        task.buffers.owned.extend(scaling.and_then(Scaling::run));
         task.allocate_scratch();
         self.tasks.push_back(task);
         Ok(())
@@ -531,18 +531,33 @@ impl Lane {
     }
 }
 
-/// A pre-multiplied sum starts by multiplying: into the output where that holds the whole vector (the rest is then in
-/// place), else into memory of the task's own. The call that is left is a sum.
-fn scale_input(call: &mut Call, in_place: bool) -> (bool, Vec<Block>) {
-    let Some(ReduceOp::PreMulSum(scalar)) = call.op else { return (in_place, Vec::new()) };
-    if call.collective == Collective::AllReduce {
-        host::scale(call.dtype, scalar.bits, call.input, call.output);
-        call.input = call.output;
-        return (true, Vec::new());
+/// The multiplication that a pre-multiplied sum starts with.
+struct Scaling {
+    factor: Scalar,
+    from: Span,
+    into: Span,
+    /// Where `into` is memory of the task's own.
+    block: Option<Block>,
+}
+
+impl Scaling {
+    /// Makes a pre-multiplied sum a sum of what is yet to be multiplied: in the output where that holds the whole vector
+    /// (the rest is then in place), else in memory of the task's own. Touches nothing yet.
+    fn take_from(call: &mut Call, in_place: &mut bool) -> Option<Scaling> {
+        let Some(ReduceOp::PreMulSum(factor)) = call.op else { return None };
+        let from = call.input;
+        if call.collective == Collective::AllReduce {
+            (call.input, *in_place) = (call.output, true);
+            return Some(Scaling { factor, from, into: call.output, block: None });
+        }
+        let block = Block::new(from.len().next_multiple_of(8));
+        (call.input, *in_place) = (block.span().cut(0, from.len()), false);
+        Some(Scaling { factor, from, into: call.input, block: Some(block) })
     }
-    let scaled = Block::new(call.input.len().next_multiple_of(8));
-    let span = scaled.span().cut(0, call.input.len());
-    host::scale(call.dtype, scalar.bits, call.input, span);
-    call.input = span;
-    (false, vec![scaled])
+
+    /// Multiplies; what the task must keep alive is left.
+    fn run(self) -> Option<Block> {
+        host::scale(self.factor.dtype, self.factor.bits, self.from, self.into);
+        self.block
+    }
 }
