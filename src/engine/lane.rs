@@ -13,16 +13,16 @@ use super::fate::Fate;
 use super::local;
 use super::plan::{CallKey, Plans, Prepared, Way};
 use super::port::{Connector, Link};
+use super::scaling::Scaling;
+use super::settings::Settings;
 use super::task::{Parts, Task, signature};
-use crate::device::host;
 use crate::engine::layout::Layout;
 use crate::error::{Error, Result};
-use crate::memory::{Block, Span};
-use crate::schedule::catalogue::{Algorithm, Shape};
+use crate::memory::Span;
+use crate::schedule::catalogue::Algorithm;
 use crate::schedule::{Op, Port, Program};
 use crate::transport::{Interest, Shared};
-use crate::tuner::{Situation, choose};
-use crate::types::{Collective, Rank, ReduceOp, Scalar};
+use crate::types::{Collective, Rank};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,66 +31,14 @@ use std::time::Duration;
 /// collectives run between them.
 const MESSAGE_CHANNEL: u8 = u8::MAX;
 
-/// What is the same for every call of a communicator.
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub(crate) me: Rank,
-    /// Ranks that share memory; every rank once.
-    pub(crate) hosts: Vec<Vec<Rank>>,
-    pub(crate) epoch: u32,
-    pub(crate) channels: u8,
-    pub(crate) wish: Option<Algorithm>,
-    pub(crate) reproducible: bool,
-    pub(crate) timeout: Duration,
-    /// Digest of the above that must agree between ranks.
-    pub(crate) digest: u64,
-    /// Bytes of one staging half.
-    pub(crate) stage_bytes: usize,
-}
-
-impl Settings {
-    pub(crate) fn world(&self) -> usize {
-        self.hosts.iter().map(Vec::len).sum()
-    }
-
-    /// The ranks of this rank's host, itself included.
-    pub(crate) fn neighbours(&self) -> &[Rank] {
-        self.hosts.iter().find(|host| host.contains(&self.me)).map_or(&[], Vec::as_slice)
-    }
-
-    /// What algorithms need to know of a call.
-    pub(crate) fn shape(&self, call: &Call, in_place: bool) -> Shape {
-        Shape {
-            collective: call.collective,
-            hosts: self.hosts.clone(),
-            root: if call.collective.has_root() || call.collective == Collective::SendRecv { call.root } else { 0 },
-            peer: if call.collective == Collective::SendRecv { call.peer } else { 0 },
-            channels: self.channels,
-            in_place,
-        }
-    }
-
-    /// The algorithm for a call, given whether peers can map its buffers.
-    pub(crate) fn choose(&self, shape: &Shape, call: &Call, mapped: bool) -> Result<Algorithm> {
-        let situation = Situation {
-            bytes: call.vector_bytes(self.world()),
-            mapped,
-            uneven_exchange: call.is_exchange(),
-            reproducible: self.reproducible,
-            wish: self.wish,
-        };
-        choose(shape, situation)
-    }
-}
-
 /// All calls in flight of one rank on one communicator.
 pub(crate) struct Lane {
     pub(crate) settings: Settings,
     pub(crate) fate: Arc<Fate>,
     pub(crate) plans: Plans,
     pub(crate) shared: Option<Box<dyn Shared>>,
-    connector: Box<dyn Connector>,
-    links: Vec<Link>,
+    pub(super) connector: Box<dyn Connector>,
+    pub(super) links: Vec<Link>,
     link_of: HashMap<Port, usize>,
     tasks: VecDeque<Task>,
     /// Collectives admitted so far.
@@ -101,7 +49,7 @@ pub(crate) struct Lane {
     pub(super) signals: u64,
     pub(super) signal_calls: u64,
     /// Reused lists of operands.
-    operands: (Vec<Span>, Vec<Span>),
+    pub(super) operands: (Vec<Span>, Vec<Span>),
 }
 
 /// What [`Lane::outline`] tells.
@@ -287,123 +235,6 @@ impl Lane {
         Ok(moved)
     }
 
-    /// Moves the ops of one link end as far as they go.
-    fn poll_run(&mut self, task: &mut Task, index: usize) -> Result<bool> {
-        let plan = task.plan.clone();
-        let run = &plan.runs[index];
-        if task.runs[index].next == run.ops.len() && task.runs[index].greeting.is_done() {
-            return Ok(false);
-        }
-        let link = &mut self.links[task.runs[index].link];
-        if link.ends.is_none() {
-            link.ends = self.connector.connect(link.port)?;
-        }
-        let Some((tx, rx)) = &mut link.ends else { return Ok(false) };
-        let greeting = &mut task.runs[index].greeting;
-        let mut moved = !greeting.is_done();
-        let greeted = match run.way {
-            Way::Out => greeting.send(&mut **tx)?,
-            Way::In => greeting.receive(&mut **rx, self.settings.me, run.port.peer)?,
-        };
-        if !greeted {
-            (link.full, link.hungry) = (link.full | (run.way == Way::Out), link.hungry | (run.way == Way::In));
-            return Ok(false);
-        }
-        while let Some(&op) = run.ops.get(task.runs[index].next) {
-            let op = op as usize;
-            let len_bytes = task.len_bytes(op);
-            let Some(limit) = task.limit(op, len_bytes) else { break };
-            let mark = task.progress.mark(op);
-            let room = limit - mark;
-            if room == 0 && len_bytes > 0 {
-                break;
-            }
-            let (bytes, blocked) = match &plan.program.ops[op] {
-                _ if len_bytes == 0 => (0, false),
-                Op::Send { from, .. } => {
-                    let sent = tx.send(task.span(*from, mark, room))?;
-                    link.full |= sent < room;
-                    (sent, sent == 0)
-                }
-                Op::Recv { into, .. } => {
-                    let got = rx.recv(task.span(*into, mark, room))?;
-                    link.hungry |= got < room;
-                    (got, got == 0)
-                }
-                Op::RecvReduce { with, into, last, .. } => {
-                    let arrived = rx.arrived(task.fold.dtype().size_bytes(), room)?;
-                    let got = arrived.len();
-                    link.hungry |= got < room;
-                    if got > 0 {
-                        let operands = [task.span(*with, mark, got), arrived];
-                        host::reduce(&task.fold, *last, &operands, &[task.span(*into, mark, got)], host::Store::Cached);
-                        rx.release(got)?;
-                    }
-                    (got, got == 0)
-                }
-                other => unreachable!("{other:?} moves over no link"),
-            };
-            if blocked {
-                break;
-            }
-            moved = true;
-            task.progress.advance(op, bytes, len_bytes);
-            if task.progress.mark(op) == len_bytes {
-                task.runs[index].next += 1;
-            }
-        }
-        Ok(moved)
-    }
-
-    /// Moves copies, reductions, signals and waits, in their order.
-    fn poll_local(&mut self, task: &mut Task) -> Result<bool> {
-        let mut moved = false;
-        self.begin_local(task);
-        while let Some(&op) = task.plan.local.get(task.local_next) {
-            let op = op as usize;
-            let len_bytes = task.len_bytes(op);
-            let Some(limit) = task.limit(op, len_bytes) else { break };
-            let mark = task.progress.mark(op);
-            let room = limit - mark;
-            if room == 0 && len_bytes > 0 {
-                break;
-            }
-            let plan = task.plan.clone();
-            match &plan.program.ops[op] {
-                Op::Signal => {
-                    let shared = self.shared.as_deref_mut().expect("programs with signals run where memory is shared");
-                    local::signal(task, shared, &mut self.signals);
-                }
-                Op::Wait { on, signal } => match local::wait(self, task, *on, *signal)? {
-                    local::Waited::NotYet => break,
-                    local::Waited::Seen => {}
-                    local::Waited::Replanned => return Ok(true),
-                },
-                Op::Copy { from, into } => {
-                    self.operands.1.clear();
-                    self.operands.1.extend(into.iter().map(|&loc| task.span(loc, mark, room)));
-                    host::copy(task.span(*from, mark, room), &self.operands.1, host::Store::Cached);
-                }
-                Op::Reduce { from, into, last } => {
-                    let (inputs, outputs) = &mut self.operands;
-                    inputs.clear();
-                    inputs.extend(from.iter().map(|&loc| task.span(loc, mark, room)));
-                    outputs.clear();
-                    outputs.extend(into.iter().map(|&loc| task.span(loc, mark, room)));
-                    host::reduce(&task.fold, *last, inputs, outputs, host::Store::Cached);
-                }
-                other => unreachable!("{other:?} moves over a link"),
-            }
-            moved = true;
-            task.progress.advance(op, room, len_bytes);
-            if task.progress.mark(op) < len_bytes {
-                break;
-            }
-            task.local_next += 1;
-        }
-        Ok(moved)
-    }
-
     /// Pushes out what the task's links have gathered; true when nothing is left.
     fn flush(&mut self, task: &Task) -> Result<bool> {
         let mut empty = true;
@@ -528,36 +359,5 @@ impl Lane {
             rounds: round.count(layout.max_chunk_bytes()),
             program: plan.program.clone(),
         })
-    }
-}
-
-/// The multiplication that a pre-multiplied sum starts with.
-struct Scaling {
-    factor: Scalar,
-    from: Span,
-    into: Span,
-    /// Where `into` is memory of the task's own.
-    block: Option<Block>,
-}
-
-impl Scaling {
-    /// Makes a pre-multiplied sum a sum of what is yet to be multiplied: in the output where that holds the whole vector
-    /// (the rest is then in place), else in memory of the task's own. Touches nothing yet.
-    fn take_from(call: &mut Call, in_place: &mut bool) -> Option<Scaling> {
-        let Some(ReduceOp::PreMulSum(factor)) = call.op else { return None };
-        let from = call.input;
-        if call.collective == Collective::AllReduce {
-            (call.input, *in_place) = (call.output, true);
-            return Some(Scaling { factor, from, into: call.output, block: None });
-        }
-        let block = Block::new(from.len().next_multiple_of(8));
-        (call.input, *in_place) = (block.span().cut(0, from.len()), false);
-        Some(Scaling { factor, from, into: call.input, block: Some(block) })
-    }
-
-    /// Multiplies; what the task must keep alive is left.
-    fn run(self) -> Option<Block> {
-        host::scale(self.factor.dtype, self.factor.bits, self.from, self.into);
-        self.block
     }
 }

@@ -18,6 +18,9 @@ mod local;
 mod plan;
 pub mod port;
 mod progress;
+mod scaling;
+mod settings;
+mod steps;
 mod task;
 
 pub use call::{Call, Counts};
@@ -25,6 +28,7 @@ pub(crate) use completion::Completion;
 pub use driver::Reporter;
 pub(crate) use driver::{Engine, Patience};
 pub use fate::Fate;
-pub(crate) use lane::{Lane, Settings};
+pub(crate) use lane::Lane;
 pub use port::Connector;
+pub(crate) use settings::Settings;
 pub(crate) use task::mix;

@@ -1,0 +1,62 @@
+//! What is the same for every call of a communicator, and what follows from it: the shape that algorithms see, and the
+//! choice among them.
+#![forbid(unsafe_code)]
+
+use super::call::Call;
+use crate::error::Result;
+use crate::schedule::catalogue::{Algorithm, Shape};
+use crate::tuner::{Situation, choose};
+use crate::types::{Collective, Rank};
+use std::time::Duration;
+
+/// What is the same for every call of a communicator.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) me: Rank,
+    /// Ranks that share memory; every rank once.
+    pub(crate) hosts: Vec<Vec<Rank>>,
+    pub(crate) epoch: u32,
+    pub(crate) channels: u8,
+    pub(crate) wish: Option<Algorithm>,
+    pub(crate) reproducible: bool,
+    pub(crate) timeout: Duration,
+    /// Digest of the above that must agree between ranks.
+    pub(crate) digest: u64,
+    /// Bytes of one staging half.
+    pub(crate) stage_bytes: usize,
+}
+
+impl Settings {
+    pub(crate) fn world(&self) -> usize {
+        self.hosts.iter().map(Vec::len).sum()
+    }
+
+    /// The ranks of this rank's host, itself included.
+    pub(crate) fn neighbours(&self) -> &[Rank] {
+        self.hosts.iter().find(|host| host.contains(&self.me)).map_or(&[], Vec::as_slice)
+    }
+
+    /// What algorithms need to know of a call.
+    pub(crate) fn shape(&self, call: &Call, in_place: bool) -> Shape {
+        Shape {
+            collective: call.collective,
+            hosts: self.hosts.clone(),
+            root: if call.collective.has_root() || call.collective == Collective::SendRecv { call.root } else { 0 },
+            peer: if call.collective == Collective::SendRecv { call.peer } else { 0 },
+            channels: self.channels,
+            in_place,
+        }
+    }
+
+    /// The algorithm for a call, given whether peers can map its buffers.
+    pub(crate) fn choose(&self, shape: &Shape, call: &Call, mapped: bool) -> Result<Algorithm> {
+        let situation = Situation {
+            bytes: call.vector_bytes(self.world()),
+            mapped,
+            uneven_exchange: call.is_exchange(),
+            reproducible: self.reproducible,
+            wish: self.wish,
+        };
+        choose(shape, situation)
+    }
+}

@@ -1,0 +1,129 @@
+//! What each op of a program does when it moves: the innermost loop of [`Lane::poll`].
+#![forbid(unsafe_code)]
+
+use super::lane::Lane;
+use super::local;
+use super::plan::Way;
+use super::task::Task;
+use crate::device::host;
+use crate::error::Result;
+use crate::schedule::Op;
+
+impl Lane {
+    /// Moves the ops of one link end as far as they go.
+    pub(super) fn poll_run(&mut self, task: &mut Task, index: usize) -> Result<bool> {
+        let plan = task.plan.clone();
+        let run = &plan.runs[index];
+        if task.runs[index].next == run.ops.len() && task.runs[index].greeting.is_done() {
+            return Ok(false);
+        }
+        let link = &mut self.links[task.runs[index].link];
+        if link.ends.is_none() {
+            link.ends = self.connector.connect(link.port)?;
+        }
+        let Some((tx, rx)) = &mut link.ends else { return Ok(false) };
+        let greeting = &mut task.runs[index].greeting;
+        let mut moved = !greeting.is_done();
+        let greeted = match run.way {
+            Way::Out => greeting.send(&mut **tx)?,
+            Way::In => greeting.receive(&mut **rx, self.settings.me, run.port.peer)?,
+        };
+        if !greeted {
+            (link.full, link.hungry) = (link.full | (run.way == Way::Out), link.hungry | (run.way == Way::In));
+            return Ok(false);
+        }
+        while let Some(&op) = run.ops.get(task.runs[index].next) {
+            let op = op as usize;
+            let len_bytes = task.len_bytes(op);
+            let Some(limit) = task.limit(op, len_bytes) else { break };
+            let mark = task.progress.mark(op);
+            let room = limit - mark;
+            if room == 0 && len_bytes > 0 {
+                break;
+            }
+            let (bytes, blocked) = match &plan.program.ops[op] {
+                _ if len_bytes == 0 => (0, false),
+                Op::Send { from, .. } => {
+                    let sent = tx.send(task.span(*from, mark, room))?;
+                    link.full |= sent < room;
+                    (sent, sent == 0)
+                }
+                Op::Recv { into, .. } => {
+                    let got = rx.recv(task.span(*into, mark, room))?;
+                    link.hungry |= got < room;
+                    (got, got == 0)
+                }
+                Op::RecvReduce { with, into, last, .. } => {
+                    let arrived = rx.arrived(task.fold.dtype().size_bytes(), room)?;
+                    let got = arrived.len();
+                    link.hungry |= got < room;
+                    if got > 0 {
+                        let operands = [task.span(*with, mark, got), arrived];
+                        host::reduce(&task.fold, *last, &operands, &[task.span(*into, mark, got)], host::Store::Cached);
+                        rx.release(got)?;
+                    }
+                    (got, got == 0)
+                }
+                other => unreachable!("{other:?} moves over no link"),
+            };
+            if blocked {
+                break;
+            }
+            moved = true;
+            task.progress.advance(op, bytes, len_bytes);
+            if task.progress.mark(op) == len_bytes {
+                task.runs[index].next += 1;
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Moves copies, reductions, signals and waits, in their order.
+    pub(super) fn poll_local(&mut self, task: &mut Task) -> Result<bool> {
+        let mut moved = false;
+        self.begin_local(task);
+        while let Some(&op) = task.plan.local.get(task.local_next) {
+            let op = op as usize;
+            let len_bytes = task.len_bytes(op);
+            let Some(limit) = task.limit(op, len_bytes) else { break };
+            let mark = task.progress.mark(op);
+            let room = limit - mark;
+            if room == 0 && len_bytes > 0 {
+                break;
+            }
+            let plan = task.plan.clone();
+            match &plan.program.ops[op] {
+                Op::Signal => {
+                    let shared = self.shared.as_deref_mut().expect("programs with signals run where memory is shared");
+                    local::signal(task, shared, &mut self.signals);
+                }
+                Op::Wait { on, signal } => match local::wait(self, task, *on, *signal)? {
+                    local::Waited::NotYet => break,
+                    local::Waited::Seen => {}
+                    local::Waited::Replanned => return Ok(true),
+                },
+                Op::Copy { from, into } => {
+                    self.operands.1.clear();
+                    self.operands.1.extend(into.iter().map(|&loc| task.span(loc, mark, room)));
+                    host::copy(task.span(*from, mark, room), &self.operands.1, host::Store::Cached);
+                }
+                Op::Reduce { from, into, last } => {
+                    let (inputs, outputs) = &mut self.operands;
+                    inputs.clear();
+                    inputs.extend(from.iter().map(|&loc| task.span(loc, mark, room)));
+                    outputs.clear();
+                    outputs.extend(into.iter().map(|&loc| task.span(loc, mark, room)));
+                    host::reduce(&task.fold, *last, inputs, outputs, host::Store::Cached);
+                }
+                other => unreachable!("{other:?} moves over a link"),
+            }
+            moved = true;
+            task.progress.advance(op, room, len_bytes);
+            if task.progress.mark(op) < len_bytes {
+                break;
+            }
+            task.local_next += 1;
+        }
+        Ok(moved)
+    }
+}
