@@ -68,6 +68,41 @@ pub(super) fn check<'a>(programs: &[Program], shape: &'a Shape, in_place: &[bool
     Ok(Call { contract, shape, shares_memory: form.shares_memory, host_of: form.host_of })
 }
 
+/// Calls compare notes when they meet: a program that meets its neighbours at all gives one signal and then waits for
+/// the first signal of every one of them, before any other signal or wait.
+pub(super) fn entry(program: &Program, call: &Call) -> Result<(), Violation> {
+    let me = program.rank;
+    let mut meetings =
+        program.ops.iter().enumerate().filter(|(_, op)| matches!(op, Op::Signal | Op::Wait { .. })).peekable();
+    if meetings.peek().is_none() {
+        return Ok(());
+    }
+    let host = &call.shape.hosts[call.host_of[me]];
+    let mut missing: Vec<Rank> = host.iter().copied().filter(|&rank| rank != me).collect();
+    let wrong = |at: Option<(usize, &Op)>, missing: &[Rank]| Violation {
+        rule: Rule::WellFormed,
+        rank: me,
+        op: at.map(|(index, op)| (index, op.clone())),
+        what: format!("does not begin with one signal and a wait for the first signal of each of {missing:?}"),
+    };
+    match meetings.next() {
+        Some((_, Op::Signal)) => {}
+        at => return Err(wrong(at, &missing)),
+    }
+    while !missing.is_empty() {
+        let at = meetings.next();
+        let known = match at {
+            Some((_, Op::Wait { on, signal: 1 })) => missing.iter().position(|rank| rank == on),
+            _ => None,
+        };
+        match known {
+            Some(position) => missing.swap_remove(position),
+            None => return Err(wrong(at, &missing)),
+        };
+    }
+    Ok(())
+}
+
 struct Form<'a> {
     contract: Contract,
     shape: &'a Shape,

@@ -6,7 +6,7 @@
 //! | V2 same bits | each chunk is the same expression on all ranks (addition commutes but does not associate, and where it rounds counts); `last` is exactly where a sum becomes complete | `meaning` |
 //! | V3 no deadlock | the run ends, with links of the given capacity | `machine` |
 //! | V4 no race | accesses of two ranks to one piece of memory, one of them writing, are ordered by signals and waits; buffers are touched only while their rank is inside the call; slots can be used again in the next rounds and calls | `order` |
-//! | V5 well formed | every loc exists and may be used so, both ends of every transfer agree on its length, every host's ranks give equally many signals, links end empty | `form` |
+//! | V5 well formed | every loc exists and may be used so, both ends of every transfer agree on its length, every host's ranks give equally many signals and begin with a meeting of all of them, links end empty | `form` |
 //! | V6 costs | [`Facts`] count what the algorithms' docs claim | here |
 //! | V7 can be aborted | whatever can block names a peer, and the peer is another rank | `form` |
 //!
@@ -177,6 +177,9 @@ pub fn check_mixed(
         Some(meaning) => meaning.finish()?,
         None => meaning::Sums { rank_order: true, rounds_once: true },
     };
+    for program in programs {
+        form::entry(program, &call)?;
+    }
     let mut facts = Facts {
         chunks: call.contract.chunks(),
         sent: vec![0; programs.len()],

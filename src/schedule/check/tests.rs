@@ -75,7 +75,7 @@ fn staged_broadcast() -> Vec<Vec<Op>> {
 fn pushed_broadcast() -> Vec<Vec<Op>> {
     vec![
         vec![Op::Signal, wait(1, 1), Op::Copy { from: IN(0), into: vec![OUT(0), OUT(1)] }, Op::Signal],
-        vec![Op::Signal, Op::Signal, wait(0, 2)],
+        vec![Op::Signal, wait(0, 1), Op::Signal, wait(0, 2)],
     ]
 }
 
@@ -90,6 +90,15 @@ fn what_is_right_passes() {
         prove(&Shape::one_host(Collective::Broadcast, 2), rounds, staged_broadcast()).unwrap();
         prove(&Shape::one_host(Collective::Broadcast, 2), rounds, pushed_broadcast()).unwrap();
     }
+}
+
+#[test]
+fn v5_calls_begin_with_a_meeting_of_all_neighbours() {
+    // Data are safe: rank 1 knows from the second signal what the first would tell it.
+    let mut late = pushed_broadcast();
+    late[1].remove(1);
+    let text = broken_on_one_host(Collective::Broadcast, 1, Rule::WellFormed, late);
+    assert!(text.contains("does not begin with one signal"), "{text}");
 }
 
 #[test]
