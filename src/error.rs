@@ -57,6 +57,11 @@ impl Signature {
     pub const NO_ROOT: u32 = u32::MAX;
     /// `op` of a call that reduces nothing.
     pub const NO_OP: u8 = 255;
+
+    /// The meeting that a split begins with: a barrier that counts one.
+    fn is_split(&self) -> bool {
+        self.collective == Collective::Barrier as u8 && self.count == 1
+    }
 }
 
 impl fmt::Display for Signature {
@@ -74,7 +79,8 @@ impl fmt::Display for Signature {
             "send_recv",
         ];
         const OPS: [&str; 9] = ["sum", "prod", "max", "min", "avg", "mulsum", "band", "bor", "bxor"];
-        write!(f, "{} #{}", NAMES.get(self.collective as usize).unwrap_or(&"?"), self.sequence)?;
+        let name = if self.is_split() { &"split" } else { NAMES.get(self.collective as usize).unwrap_or(&"?") };
+        write!(f, "{name} #{}", self.sequence)?;
         write!(f, "(count {}", self.count)?;
         match DType::from_code(self.dtype) {
             Some(dtype) => write!(f, ", {dtype}")?,
@@ -86,7 +92,13 @@ impl fmt::Display for Signature {
         if self.root != Self::NO_ROOT {
             write!(f, ", root {}", self.root)?;
         }
-        write!(f, ", epoch {}, details {:016x})", self.epoch, self.details)
+        if self.flags & 1 != 0 {
+            write!(f, ", in place")?;
+        }
+        if self.epoch != 0 {
+            write!(f, ", epoch {}", self.epoch)?;
+        }
+        write!(f, ", settings and per-rank counts {:08x})", self.details as u32 ^ (self.details >> 32) as u32)
     }
 }
 

@@ -102,7 +102,7 @@ impl Options {
             algorithm: parse(env, "ROUNDEL_ALGO", &Algorithm::ALL.map(Algorithm::name).join(", "))?,
             channels: parse(env, "ROUNDEL_CHANNELS", "a number from 1 to 16")?.unwrap_or(defaults.channels),
             sockets: parse(env, "ROUNDEL_SOCKETS", "a number from 1 to 16")?.unwrap_or(defaults.sockets),
-            reproducible: parse::<u8>(env, "ROUNDEL_REPRODUCIBLE", "0 or 1")?.unwrap_or(0) != 0,
+            reproducible: parse::<Switch>(env, "ROUNDEL_REPRODUCIBLE", "0 or 1")?.is_some_and(|switch| switch.0),
             interface: env("ROUNDEL_IFACE").filter(|value| !value.is_empty()),
             port_range: parse(env, "ROUNDEL_PORT_RANGE", "two ports, as in 20000-20100")?,
             stage_bytes: parse(env, "ROUNDEL_STAGE_BYTES", "a number of bytes")?.unwrap_or(defaults.stage_bytes),
@@ -132,6 +132,21 @@ impl Options {
             self.ring_bytes.is_power_of_two() && (4096..=1 << 30).contains(&self.ring_bytes),
             "a shared-memory link must hold a power of two from 4 KiB to 1 GiB (ROUNDEL_RING_BYTES)",
         )
+    }
+}
+
+/// `0` or `1`.
+struct Switch(bool);
+
+impl FromStr for Switch {
+    type Err = ();
+
+    fn from_str(text: &str) -> std::result::Result<Switch, ()> {
+        match text.trim() {
+            "0" => Ok(Switch(false)),
+            "1" => Ok(Switch(true)),
+            _ => Err(()),
+        }
     }
 }
 
@@ -167,6 +182,7 @@ mod tests {
             ("ROUNDEL_TIMEOUT_MS", "18446744073709551615"),
             ("ROUNDEL_ALGO", "fastest"),
             ("ROUNDEL_TRANSPORT", "pigeon"),
+            ("ROUNDEL_REPRODUCIBLE", "7"),
             ("ROUNDEL_CHANNELS", "0"),
             ("ROUNDEL_RING_BYTES", "5000"),
             ("ROUNDEL_STAGE_BYTES", "1"),

@@ -2,9 +2,10 @@
 #![forbid(unsafe_code)]
 
 use super::Communicator;
-use crate::engine::mix;
+use super::calls::call;
+use crate::engine::{Counts, mix};
 use crate::error::Result;
-use crate::types::Rank;
+use crate::types::{Collective, Rank};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -28,7 +29,8 @@ impl Communicator {
     /// # Ok::<(), roundel::Error>(())
     /// ```
     pub fn split(&self, color: Option<u32>, key: i64) -> Result<Option<Communicator>> {
-        self.status()?;
+        // A meeting of all ranks, as a call like any other: ranks that call something else instead find out there.
+        self.run(&call::<u8>(Collective::Barrier, None, Counts::Even(1)))?;
         let deadline = Instant::now() + self.options().init_timeout;
         // Relaxed: only a count; all ranks split in the same order.
         let number = self.splits.fetch_add(1, Ordering::Relaxed);

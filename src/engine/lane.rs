@@ -228,7 +228,7 @@ impl Lane {
         claims.signals |= task.plan.uses_signals();
         for (index, state) in task.runs.iter().enumerate() {
             let run = &task.plan.runs[index];
-            if state.next < run.ops.len() || task.has_more_rounds() {
+            if state.next < run.ops.len() || !state.greeting.is_done() || task.has_more_rounds() {
                 claims.ends.push((state.link, run.way));
             }
         }

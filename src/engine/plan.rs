@@ -19,7 +19,7 @@ pub(crate) enum Way {
     In,
 }
 
-/// The ops of one program that move over one end of one link, in order.
+/// The ops of one program that move over one end of one link, in order; none where only headers are compared.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) port: Port,
@@ -61,6 +61,9 @@ impl Plan {
                 None => runs.push(Run { port, way, ops: vec![index as u32] }),
             }
         }
+        if shape.collective.has_root() && !runs_on_one_host(algorithm) {
+            compare_notes(&mut runs, shape.world(), me);
+        }
         let signals = program.ops.iter().filter(|op| matches!(op, Op::Signal)).count() as u32;
         Some(Plan { algorithm, program, order, runs, local, signals })
     }
@@ -68,6 +71,27 @@ impl Plan {
     /// True when ranks of the host order themselves by signals in it.
     pub(crate) fn uses_signals(&self) -> bool {
         self.signals > 0
+    }
+}
+
+/// Programs of one host begin with a meeting of all ranks and need no links.
+fn runs_on_one_host(algorithm: Algorithm) -> bool {
+    matches!(algorithm, Algorithm::OneShot | Algorithm::FlatPush | Algorithm::Staged)
+}
+
+/// Which links a rooted collective uses depends on the root. Ranks that have different roots in mind would each use links
+/// that the others do not look at, and might all be content. So every rank also exchanges headers, without any data,
+/// with its neighbours on a ring that is the same whatever the root: where two ranks differ, somewhere on the ring two
+/// neighbours differ. It is one message beside the others and adds no step.
+fn compare_notes(runs: &mut Vec<Run>, world: usize, me: Rank) {
+    if world < 2 {
+        return;
+    }
+    for (peer, way) in [((me + 1) % world, Way::Out), ((me + world - 1) % world, Way::In)] {
+        let port = Port { peer, channel: 0 };
+        if !runs.iter().any(|run| run.port == port && run.way == way) {
+            runs.push(Run { port, way, ops: Vec::new() });
+        }
     }
 }
 

@@ -11,5 +11,6 @@ mod harness;
 mod idle;
 mod leaks;
 mod mismatch;
+mod roots;
 mod stranger;
 mod timeout;
