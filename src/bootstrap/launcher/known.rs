@@ -43,13 +43,24 @@ fn own(env: Env) -> Result<Option<Found>> {
 }
 
 fn torch(env: Env) -> Result<Option<Found>> {
-    if env("RANK").is_none() || env("WORLD_SIZE").is_none() {
+    // Half of it is not torch's doing if somebody else started this process.
+    let others = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_STEP_NODELIST"];
+    let by_another = others.iter().any(|name| env(name).is_some());
+    let missing: Vec<&str> = ["RANK", "WORLD_SIZE"].into_iter().filter(|name| env(name).is_none()).collect();
+    if let [missing] = missing[..]
+        && env("MASTER_ADDR").is_some()
+        && !by_another
+    {
+        // Alone, every process would be rank 0 of a world of its own, and all would be content.
+        return Err(Error::invalid(format!(
+            "MASTER_ADDR is set, and one of RANK and WORLD_SIZE, but {missing} is not"
+        )));
+    }
+    if !missing.is_empty() {
         return Ok(None);
     }
     let Some(host) = env("MASTER_ADDR") else {
-        // Half of it is not torch's doing if somebody else started this process.
-        let others = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_STEP_NODELIST"];
-        if others.iter().any(|name| env(name).is_some()) || env("WORLD_SIZE").as_deref() == Some("1") {
+        if by_another || env("WORLD_SIZE").as_deref() == Some("1") {
             return Ok(None);
         }
         return Err(Error::invalid("RANK and WORLD_SIZE are set, but MASTER_ADDR is not"));

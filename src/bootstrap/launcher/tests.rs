@@ -194,7 +194,7 @@ fn where_the_root_is_unknown_the_error_says_what_to_set() {
 
 #[test]
 fn bad_values_are_errors_that_name_the_variable() {
-    let cases: [(Variables, (&str, &str), &str); 17] = [
+    let cases: [(Variables, (&str, &str), &str); 19] = [
         (OWN, ("ROUNDEL_RANK", "x"), "ROUNDEL_RANK=x"),
         (OWN, ("ROUNDEL_RANK", "4"), "ROUNDEL_RANK=4"),
         (OWN, ("ROUNDEL_RANK", ""), "ROUNDEL_RANK is not"),
@@ -208,6 +208,8 @@ fn bad_values_are_errors_that_name_the_variable() {
         (TORCHRUN, ("RANK", "x"), "RANK=x"),
         (TORCHRUN, ("WORLD_SIZE", "0"), "WORLD_SIZE=0"),
         (TORCHRUN, ("LOCAL_RANK", "-1"), "LOCAL_RANK=-1"),
+        (TORCHRUN, ("RANK", ""), "RANK is not"),
+        (TORCHRUN, ("WORLD_SIZE", ""), "WORLD_SIZE is not"),
         (OPEN_MPI_4, ("OMPI_COMM_WORLD_SIZE", ""), "OMPI_COMM_WORLD_SIZE is not set"),
         (MPICH, ("PMI_RANK", "3"), "PMI_RANK=3 with PMI_SIZE=3"),
         (SLURM, ("SLURM_STEP_NODELIST", "node[1"), "node[1"),
