@@ -70,8 +70,8 @@ fn leaving(comm: Communicator) {
 /// Tells when the error came and what it was, once later calls have repeated it.
 fn report(comm: &Communicator, error: Error) {
     let at = clock();
-    let Error::PeerLost { suspects, what, during } = &error else { panic!("rank {}: {error}", comm.rank()) };
-    assert!(during.is_some(), "{error}");
+    // The news may come between two calls, and then names none.
+    let Error::PeerLost { suspects, what, during: _ } = &error else { panic!("rank {}: {error}", comm.rank()) };
     let later = [comm.barrier(), comm.all_reduce_in_place(&mut [1u8], ReduceOp::Sum), comm.status()];
     for later in later {
         let Err(Error::PeerLost { suspects: same, .. }) = &later else { panic!("{later:?}") };
