@@ -185,6 +185,7 @@ impl Communicator {
             wish: options.algorithm,
             reproducible: options.reproducible,
             timeout: options.timeout,
+            meeting_timeout: options.init_timeout,
             digest: digest(&options),
             stage_bytes: options.stage_bytes,
         };

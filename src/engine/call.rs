@@ -158,6 +158,11 @@ impl Call {
         count * self.dtype.size_bytes()
     }
 
+    /// The meeting that a split begins with: a barrier that counts one.
+    pub(crate) fn is_meeting(&self) -> bool {
+        self.collective == Collective::Barrier && self.counts == Counts::Even(1)
+    }
+
     /// Every pair of ranks has its own count.
     pub(crate) fn is_exchange(&self) -> bool {
         matches!(self.counts, Counts::Exchange { .. })

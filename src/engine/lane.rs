@@ -116,7 +116,7 @@ impl Lane {
             me: self.settings.me,
             world: self.settings.world(),
             stage_bytes: self.settings.stage_bytes,
-            timeout: self.settings.timeout,
+            timeout: if call.is_meeting() { self.settings.meeting_timeout } else { self.settings.timeout },
             in_place,
             links,
             plan,

@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) wish: Option<Algorithm>,
     pub(crate) reproducible: bool,
     pub(crate) timeout: Duration,
+    /// The same for the meeting that a split begins with: ranks may have much to do before they come.
+    pub(crate) meeting_timeout: Duration,
     /// Digest of the above that must agree between ranks.
     pub(crate) digest: u64,
     /// Bytes of one staging half.
