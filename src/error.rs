@@ -1,7 +1,7 @@
 //! What can go wrong, told so that the reader knows what happened, to whom, during what, and what to do next.
 #![forbid(unsafe_code)]
 
-use crate::types::{Collective, DType, Rank};
+use crate::types::{Collective, DType, Rank, ReduceOp};
 use std::fmt;
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub struct Signature {
     pub collective: u8,
     /// [`DType`] as a number.
     pub dtype: u8,
-    /// [`crate::ReduceOp::code`], or 255 where there is none.
+    /// [`ReduceOp::code`], or 255 where there is none.
     pub op: u8,
     /// Bit 0: in place.
     pub flags: u8,
@@ -66,20 +66,11 @@ impl Signature {
 
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [&str; 10] = [
-            "all_reduce",
-            "reduce",
-            "broadcast",
-            "reduce_scatter",
-            "all_gather",
-            "gather",
-            "scatter",
-            "all_to_all",
-            "barrier",
-            "send_recv",
-        ];
-        const OPS: [&str; 9] = ["sum", "prod", "max", "min", "avg", "mulsum", "band", "bor", "bxor"];
-        let name = if self.is_split() { &"split" } else { NAMES.get(self.collective as usize).unwrap_or(&"?") };
+        let name = match Collective::from_code(self.collective) {
+            _ if self.is_split() => "split",
+            Some(collective) => collective.name(),
+            None => "unknown call",
+        };
         write!(f, "{name} #{}", self.sequence)?;
         write!(f, "(count {}", self.count)?;
         match DType::from_code(self.dtype) {
@@ -87,7 +78,7 @@ impl fmt::Display for Signature {
             None => write!(f, ", dtype {}", self.dtype)?,
         }
         if self.op != Self::NO_OP {
-            write!(f, ", {}", OPS.get(self.op as usize).unwrap_or(&"?"))?;
+            write!(f, ", {}", ReduceOp::NAMES.get(self.op as usize).unwrap_or(&"unknown op"))?;
         }
         if self.root != Self::NO_ROOT {
             write!(f, ", root {}", self.root)?;

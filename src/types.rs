@@ -149,6 +149,9 @@ pub enum ReduceOp {
 }
 
 impl ReduceOp {
+    /// The names of all ops, at their [`ReduceOp::code`].
+    pub(crate) const NAMES: [&'static str; 9] = ["sum", "prod", "max", "min", "avg", "mulsum", "band", "bor", "bxor"];
+
     /// NCCL's number for the op (`ncclRedOp_t`); pre-multiplied sum and the bitwise ops, which NCCL lacks as
     /// constants, follow.
     pub const fn code(self) -> u8 {
@@ -167,7 +170,7 @@ impl ReduceOp {
 
     /// The name used on the command line and in tables.
     pub const fn name(self) -> &'static str {
-        ["sum", "prod", "max", "min", "avg", "mulsum", "band", "bor", "bxor"][self.code() as usize]
+        ReduceOp::NAMES[self.code() as usize]
     }
 
     /// Whether the op is defined on this element type.
@@ -214,6 +217,29 @@ pub enum Collective {
 }
 
 impl Collective {
+    /// Every collective, in the order of their discriminants.
+    pub const ALL: [Collective; 10] = [
+        Collective::AllReduce,
+        Collective::Reduce,
+        Collective::Broadcast,
+        Collective::ReduceScatter,
+        Collective::AllGather,
+        Collective::Gather,
+        Collective::Scatter,
+        Collective::AllToAll,
+        Collective::Barrier,
+        Collective::SendRecv,
+    ];
+
+    /// The collective with this discriminant, if there is one: the check for values that come from outside.
+    ///
+    /// ```
+    /// assert_eq!(roundel::Collective::from_code(2), Some(roundel::Collective::Broadcast));
+    /// ```
+    pub fn from_code(code: u8) -> Option<Collective> {
+        Collective::ALL.get(code as usize).copied()
+    }
+
     /// The name as the API spells it.
     pub const fn name(self) -> &'static str {
         match self {

@@ -4,7 +4,7 @@
 use super::lane::Lane;
 use super::local;
 use super::plan::Way;
-use super::task::Task;
+use super::task::{Reach, Task};
 use crate::device::host;
 use crate::error::Result;
 use crate::schedule::Op;
@@ -34,13 +34,7 @@ impl Lane {
         }
         while let Some(&op) = run.ops.get(task.runs[index].next) {
             let op = op as usize;
-            let len_bytes = task.len_bytes(op);
-            let Some(limit) = task.limit(op, len_bytes) else { break };
-            let mark = task.progress.mark(op);
-            let room = limit - mark;
-            if room == 0 && len_bytes > 0 {
-                break;
-            }
+            let Some(Reach { len_bytes, mark, room }) = task.reach(op) else { break };
             let (bytes, blocked) = match &plan.program.ops[op] {
                 _ if len_bytes == 0 => (0, false),
                 Op::Send { from, .. } => {
@@ -84,13 +78,7 @@ impl Lane {
         self.begin_local(task);
         while let Some(&op) = task.plan.local.get(task.local_next) {
             let op = op as usize;
-            let len_bytes = task.len_bytes(op);
-            let Some(limit) = task.limit(op, len_bytes) else { break };
-            let mark = task.progress.mark(op);
-            let room = limit - mark;
-            if room == 0 && len_bytes > 0 {
-                break;
-            }
+            let Some(Reach { len_bytes, mark, room }) = task.reach(op) else { break };
             let plan = task.plan.clone();
             match &plan.program.ops[op] {
                 Op::Signal => {

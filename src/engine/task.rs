@@ -81,6 +81,15 @@ pub(crate) struct Task {
     pub(super) completion: Arc<Completion>,
 }
 
+/// How far an op has come and may go.
+pub(super) struct Reach {
+    pub(super) len_bytes: usize,
+    /// Bytes done.
+    pub(super) mark: usize,
+    /// Bytes that may follow now; 0 only for an op without any.
+    pub(super) room: usize,
+}
+
 /// What `Task::new` puts together.
 pub(super) struct Parts {
     pub(super) plan: Arc<Plan>,
@@ -182,7 +191,7 @@ impl Task {
     }
 
     /// Bytes that an op moves in this round.
-    pub(super) fn len_bytes(&self, op: usize) -> usize {
+    fn len_bytes(&self, op: usize) -> usize {
         match &self.plan.program.ops[op] {
             Op::Signal | Op::Wait { .. } => 0,
             op => self.layout.piece(measured(op), self.round).len_bytes,
@@ -207,9 +216,13 @@ impl Task {
         base.cut(offset + skip_bytes, len_bytes)
     }
 
-    /// How far an op of this length may go now, as [`Progress::limit`] says.
-    pub(super) fn limit(&mut self, op: usize, len_bytes: usize) -> Option<usize> {
-        self.progress.limit(&self.plan.order, op, len_bytes, self.fold.dtype().size_bytes())
+    /// What an op may move now, in this round; `None` while it is held back.
+    pub(super) fn reach(&mut self, op: usize) -> Option<Reach> {
+        let len_bytes = self.len_bytes(op);
+        let limit = self.progress.limit(&self.plan.order, op, len_bytes, self.fold.dtype().size_bytes())?;
+        let mark = self.progress.mark(op);
+        let room = limit - mark;
+        (room > 0 || len_bytes == 0).then_some(Reach { len_bytes, mark, room })
     }
 
     /// Starts the next round; false when there is none.

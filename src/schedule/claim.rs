@@ -165,19 +165,6 @@ mod tests {
     use super::super::check::{Capacity, check};
     use super::*;
 
-    const COLLECTIVES: [Collective; 10] = [
-        Collective::AllReduce,
-        Collective::Reduce,
-        Collective::Broadcast,
-        Collective::ReduceScatter,
-        Collective::AllGather,
-        Collective::Gather,
-        Collective::Scatter,
-        Collective::AllToAll,
-        Collective::Barrier,
-        Collective::SendRecv,
-    ];
-
     /// Proves all algorithms for this shape, for as many rounds as they stand, and holds their cost against the claim.
     fn hold(shape: &Shape) {
         for algorithm in candidates(shape) {
@@ -208,7 +195,7 @@ mod tests {
 
     #[test]
     fn costs_are_as_claimed() {
-        for collective in COLLECTIVES {
+        for collective in Collective::ALL {
             for world in (2..=20).chain([31, 32, 33, 47]) {
                 for (channels, in_place) in [(1, false), (2, true), (3, false)] {
                     let root = world / 3;
@@ -221,7 +208,7 @@ mod tests {
 
     #[test]
     fn costs_between_even_hosts_are_as_claimed() {
-        for collective in COLLECTIVES {
+        for collective in Collective::ALL {
             for (hosts, ranks) in [(2, 2), (2, 3), (3, 2), (4, 4), (5, 2), (7, 3)] {
                 for channels in [1, 2] {
                     let hosts = (0..hosts).map(|host| (host * ranks..(host + 1) * ranks).collect()).collect();

@@ -56,18 +56,6 @@ fn fate(mutant: impl Fn(&mut Program), rank: usize, algorithm: Algorithm, shape:
 }
 
 fn shapes() -> Vec<Shape> {
-    let collectives = [
-        Collective::AllReduce,
-        Collective::Reduce,
-        Collective::Broadcast,
-        Collective::ReduceScatter,
-        Collective::AllGather,
-        Collective::Gather,
-        Collective::Scatter,
-        Collective::AllToAll,
-        Collective::Barrier,
-        Collective::SendRecv,
-    ];
     let layouts: [&[usize]; 6] = [&[1; 3], &[1; 4], &[1; 6], &[3], &[4], &[2, 1, 3]];
     let shape = |collective: Collective, sizes: &[usize]| {
         let hosts = hosts(sizes);
@@ -78,7 +66,7 @@ fn shapes() -> Vec<Shape> {
         };
         Shape { root, peer, hosts, ..Shape::apart(collective, 0) }
     };
-    collectives.into_iter().flat_map(|collective| layouts.map(|sizes| shape(collective, sizes))).collect()
+    Collective::ALL.into_iter().flat_map(|collective| layouts.map(|sizes| shape(collective, sizes))).collect()
 }
 
 /// Runs `judge(algorithm, shape, rank, program)` over everything.
