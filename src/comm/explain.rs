@@ -64,7 +64,6 @@ impl Communicator {
         in_place: bool,
         mapped: bool,
     ) -> Result<Explanation> {
-        let counts = Counts::Even(count);
         if root >= self.world() {
             return Err(Error::invalid(format!("{collective}: root {root} in a world of {}", self.world())));
         }

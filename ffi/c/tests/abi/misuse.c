@@ -125,7 +125,8 @@ static void worlds_that_cannot_be(void) {
     ARGUMENT(roundel_comm_init_rank(&comm, 2, id, -1, NULL), "rank is -1");
     ARGUMENT(roundel_comm_init_threads(many, 0, NULL), "a world of 0");
     ARGUMENT(roundel_unique_id_format(id, text, 256), "256 bytes, an id needs 257");
-    ARGUMENT(roundel_unique_id_parse("0123", &id), "256 hexadecimal digits");
+    ARGUMENT(roundel_unique_id_parse("0123", &id), "2 bytes instead of 128");
+    ARGUMENT(roundel_unique_id_parse("hello", &id), "256 hexadecimal digits");
     ARGUMENT(roundel_unique_id_parse("\xff\xfe", &id), "not UTF-8");
     EXPECT(comm == NULL);
 }
