@@ -7,6 +7,11 @@
 #include <stdint.h>
 #include <string.h>
 
+/* What other languages rely on. */
+_Static_assert(sizeof(roundel_unique_id_t) == 128, "as long as NCCL's");
+_Static_assert(sizeof(roundel_comm_t) == 8 && sizeof(roundel_dtype_t) == 4 && sizeof(roundel_reduce_op_t) == 4, "sizes");
+_Static_assert(offsetof(roundel_error_details_t, ranks) == 48 && sizeof(roundel_error_details_t) == 64, "grows at its end");
+
 static roundel_comm_t ranks[2];
 static float data[64];
 
