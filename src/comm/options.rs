@@ -25,7 +25,7 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// | `reproducible` | `ROUNDEL_REPRODUCIBLE` = `0`, `1` | 0 |
 /// | `interface` | `ROUNDEL_IFACE` = name, address or subnet | the one that reaches rank 0 |
 /// | `port_range` | `ROUNDEL_PORT_RANGE` = `first-last` | any free port |
-/// | `stage_bytes` | `ROUNDEL_STAGE_BYTES` | 1 MiB |
+/// | `stage_bytes` | `ROUNDEL_STAGE_BYTES` | 512 KiB |
 /// | `ring_bytes` | `ROUNDEL_RING_BYTES`, a power of two | 256 KiB |
 /// | `arena_bytes` | `ROUNDEL_ARENA_BYTES` | as much as the machine has memory, at most 64 GiB |
 ///
@@ -76,7 +76,7 @@ impl Default for Options {
             reproducible: false,
             interface: None,
             port_range: None,
-            stage_bytes: 1 << 20,
+            stage_bytes: 512 << 10,
             ring_bytes: 256 << 10,
             arena_bytes: Arena::default_len_bytes(),
         }

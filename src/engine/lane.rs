@@ -47,6 +47,7 @@ pub(crate) struct Lane {
     /// The call that its caller runs straight through, alone.
     express: Option<Box<Task>>,
     /// Tasks that have ended, for equal calls to come; the latest last.
+    #[expect(clippy::vec_box, reason = "they go from list to list, and are large")]
     spares: Vec<Box<Task>>,
     /// Collectives admitted so far.
     sequence: u64,

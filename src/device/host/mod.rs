@@ -30,10 +30,11 @@
 //!
 //! `format` how floats are read and written; `rule` and `order` what happens to one element; `kernel` and `change` the
 //! loops over it; `isa` which instructions they are compiled for;
-//! `store` how results are written; [`convert`] the small floats; [`mod@reference`] the definition of it all.
+//! `store` how results are written; `copying` the copy; [`convert`] the small floats; [`mod@reference`] the definition of it all.
 
 mod change;
 pub mod convert;
+mod copying;
 mod format;
 mod isa;
 mod kernel;
@@ -106,7 +107,11 @@ pub fn reduce(fold: &Fold, finish: bool, from: &[Span], into: &[Span], store: St
 pub fn copy(from: Span, into: &[Span], store: Store) {
     check(&[from], into);
     if let (&[into], Store::Cached) = (into, store) {
-        return into.copy_from(from);
+        if into != from {
+            // SAFETY: one length, no overlap (checked above).
+            unsafe { copying::copy(from.as_ptr(), into.as_ptr(), from.len()) }
+        }
+        return;
     }
     // A whole number of lines and pages, well inside L1.
     const STEP: usize = 8192;

@@ -22,7 +22,7 @@ impl Store {
         // SAFETY: passed on from the caller.
         unsafe {
             match self {
-                Store::Cached => std::ptr::copy_nonoverlapping(from, into, len_bytes),
+                Store::Cached => super::copying::copy(from, into, len_bytes),
                 Store::Streaming => stream(from, into, len_bytes),
             }
         }
