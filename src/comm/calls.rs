@@ -60,6 +60,12 @@ impl Communicator {
         self.engine.run(call.clone(), in_place)
     }
 
+    /// Checks all of a call that this rank can check alone, and sends nothing: what [`Communicator::run`] begins with, for
+    /// bindings that collect calls and run them later.
+    pub fn check(&self, call: &Call) -> Result<()> {
+        self.validate(call).map(drop)
+    }
+
     /// Checks a call without running it; true when it is in place.
     pub(super) fn validate(&self, call: &Call) -> Result<bool> {
         if call.collective == Collective::SendRecv {
