@@ -1,35 +1,19 @@
 /* What the living see of a rank that dies, is aborted, or makes another call. Ranks 0.. of a job of three processes.
    failing death|idle RANK FILE: the last rank is to be killed when it has said "ready".
-   failing abort|mismatch|quit: all in one process. */
+   failing abort|background|quit|mismatch|late: all in one process. */
 #include "exercise.h"
 #include <pthread.h>
-#include <unistd.h>
 
 enum { RANKS = 3, MANY = 1 << 20 };
-
-static ncclUniqueId share(int rank, const char *file) {
-    ncclUniqueId id;
-    if (rank == 0) {
-        char draft[4096];
-        OK(ncclGetUniqueId(&id));
-        snprintf(draft, sizeof draft, "%s.draft", file);
-        FILE *out = fopen(draft, "wb");
-        HOLDS(out && fwrite(&id, sizeof id, 1, out) == 1 && fclose(out) == 0 && rename(draft, file) == 0);
-    } else {
-        FILE *in;
-        while (!(in = fopen(file, "rb"))) usleep(1000); /* the test ends a rank that waits too long */
-        HOLDS(fread(&id, sizeof id, 1, in) == 1);
-        fclose(in);
-    }
-    return id;
-}
 
 static int is_loss(ncclResult_t result) { return result == ncclRemoteError || result == ncclSystemError; }
 
 static void death(int rank, const char *file, int idle) {
     ncclComm_t comm, rest;
+    ncclUniqueId id;
     float *data = calloc(MANY, sizeof *data);
-    OK(ncclCommInitRank(&comm, RANKS, share(rank, file), rank));
+    share(&id, 1, rank, file);
+    OK(ncclCommInitRank(&comm, RANKS, id, rank));
     OK(ncclAllReduce(data, data, MANY, ncclFloat32, ncclSum, comm, NULL));
     printf("@@ready\n");
     fflush(stdout);
@@ -156,6 +140,24 @@ static void mismatch(void) {
     OK(ncclCommAbort(comm[1]));
 }
 
+/* A job that does not fill: one of two ranks, then two of three in a group. */
+static void late(void) {
+    ncclComm_t comm[2];
+    ncclUniqueId id;
+    HOLDS(setenv("ROUNDEL_INIT_TIMEOUT_MS", "200", 1) == 0);
+    OK(ncclGetUniqueId(&id));
+    ncclResult_t result = ncclCommInitRank(&comm[0], 2, id, 0);
+    if (result != ncclRemoteError || comm[0] || !strstr(ncclGetLastError(NULL), "missing: rank 1"))
+        give_up(__FILE__, __LINE__, "ncclCommInitRank of half a job", result);
+    OK(ncclGetUniqueId(&id));
+    OK(ncclGroupStart());
+    for (int rank = 0; rank < 2; rank++) OK(ncclCommInitRank(&comm[rank], 3, id, rank));
+    HOLDS(comm[0] && comm[1]);
+    result = ncclGroupEnd();
+    if (result != ncclRemoteError || comm[0] || comm[1] || !strstr(ncclGetLastError(NULL), "missing: rank 2"))
+        give_up(__FILE__, __LINE__, "ncclGroupEnd of two thirds of a job", result);
+}
+
 int main(int argc, char **argv) {
     HOLDS(argc == 2 || argc == 4);
     const char *what = argv[1];
@@ -167,6 +169,7 @@ int main(int argc, char **argv) {
     if (strcmp(what, "background") == 0) aborted_in_the_background();
     if (strcmp(what, "quit") == 0) abort_of_the_idle();
     if (strcmp(what, "mismatch") == 0) mismatch();
+    if (strcmp(what, "late") == 0) late();
     printf("@@right\n");
     return 0;
 }

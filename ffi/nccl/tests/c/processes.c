@@ -1,26 +1,13 @@
 /* One rank of several processes. The id goes from rank 0 to the others through a file.
    processes RANK RANKS FILE plain|config|nonblocking|scalable */
 #include "exercise.h"
-#include <unistd.h>
 
 int main(int argc, char **argv) {
     HOLDS(argc == 5);
     const int rank = atoi(argv[1]), ranks = atoi(argv[2]);
     const char *file = argv[3], *how = argv[4];
     ncclUniqueId ids[2];
-    if (rank == 0) {
-        char draft[4096];
-        OK(ncclGetUniqueId(&ids[0]));
-        OK(ncclGetUniqueId(&ids[1]));
-        snprintf(draft, sizeof draft, "%s.draft", file);
-        FILE *out = fopen(draft, "wb");
-        HOLDS(out && fwrite(ids, sizeof ids, 1, out) == 1 && fclose(out) == 0 && rename(draft, file) == 0);
-    } else {
-        FILE *in;
-        while (!(in = fopen(file, "rb"))) usleep(1000); /* the test ends a rank that waits too long */
-        HOLDS(fread(ids, sizeof ids, 1, in) == 1);
-        fclose(in);
-    }
+    share(ids, 2, rank, file);
     struct job job = {.ranks = ranks, .local = 1, .rank = {rank}};
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.commName = "the test's";

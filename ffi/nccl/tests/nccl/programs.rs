@@ -2,6 +2,7 @@
 
 use crate::support::{self, Rank, has_program};
 use crate::toolbox::{folder, has_compiler, here, library, program, start};
+use std::process::Command;
 
 /// Ranks as processes; all must come to the right end.
 fn processes(how: &str, ranks: usize, start: impl Fn(&str, &str) -> Rank) {
@@ -60,7 +61,7 @@ fn a_call_that_cannot_end_is_ended() {
         return;
     }
     let program = program("failing");
-    for what in ["abort", "background", "quit", "mismatch"] {
+    for what in ["abort", "background", "quit", "mismatch", "late"] {
         assert_eq!(start(&program, &[what]).finished(), ["right"], "{what}");
     }
 }
@@ -103,4 +104,18 @@ fn a_python_wrapper_shaped_like_that_of_vllm() {
         let arguments = [script.to_str().unwrap(), library().to_str().unwrap(), rank, "2", file].map(String::from);
         start("python3".as_ref(), &arguments.each_ref().map(String::as_str))
     });
+}
+
+/// Where python3 has a torch that was built for CUDA: it loads, and asks us for ids.
+#[test]
+fn torch_takes_it_for_nccl() {
+    let script = "import torch; print('@@' + str(torch._C._nccl_unique_id()[:7]))";
+    let torch = Command::new("python3").args(["-c", "import torch; torch._C._nccl_unique_id"]).output();
+    if !torch.is_ok_and(|output| output.status.success()) {
+        return support::skip("torch", "python3 has no torch that was built with NCCL");
+    }
+    let mut command = crate::toolbox::command("python3".as_ref());
+    // Its wheels find their own NCCL by RPATH, which comes before `LD_LIBRARY_PATH`.
+    command.args(["-c", script]).env("LD_PRELOAD", library());
+    assert_eq!(Rank::start(command).finished(), ["b'ROUNDEL'"]);
 }

@@ -1,16 +1,24 @@
 //! The library under its own name, and programs linked against it.
 
 use crate::support::{self, Rank};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// A folder of this test run's own.
 pub fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("nccl-{}", std::process::id()));
+        let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nccl");
+        let folder = all.join(std::process::id().to_string());
         std::fs::create_dir_all(&folder).unwrap();
+        // Those of test runs that are over.
+        for old in std::fs::read_dir(&all).unwrap().map(|entry| entry.unwrap().path()) {
+            if !Path::new("/proc").join(old.file_name().unwrap()).exists() {
+                let _ = std::fs::remove_dir_all(old);
+            }
+        }
         // As a user would put it first in the library path.
         std::os::unix::fs::symlink(built(), folder.join("libnccl.so.2")).unwrap();
         folder
@@ -49,8 +57,14 @@ pub fn compile(source: &Path, name: &str, more: &[&str]) -> PathBuf {
     program
 }
 
-/// One of the programs in `tests/c`.
+/// One of the programs in `tests/c`, compiled once.
 pub fn program(name: &str) -> PathBuf {
+    static COMPILED: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    compiled.entry(name.to_string()).or_insert_with(|| compile_c(name)).clone()
+}
+
+fn compile_c(name: &str) -> PathBuf {
     compile(&here().join("c").join(format!("{name}.c")), name, &["-pedantic"])
 }
 
