@@ -57,7 +57,7 @@ impl Communicator {
     /// ```
     pub fn run(&self, call: &Call) -> Result<()> {
         let in_place = self.validate(call)?;
-        self.engine.run(call.clone(), in_place)
+        self.engine.run(call, in_place)
     }
 
     /// Checks all of a call that this rank can check alone, and sends nothing: what [`Communicator::run`] begins with, for
