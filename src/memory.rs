@@ -43,21 +43,25 @@ impl Span {
     }
 
     /// First byte.
+    #[inline]
     pub const fn as_ptr(self) -> *mut u8 {
         self.start
     }
 
     /// Length in bytes.
+    #[inline]
     pub const fn len(self) -> usize {
         self.len_bytes
     }
 
     /// True when there is nothing in it.
+    #[inline]
     pub const fn is_empty(self) -> bool {
         self.len_bytes == 0
     }
 
     /// Address of the first byte, to compare and to print.
+    #[inline]
     pub fn addr(self) -> usize {
         self.start as usize
     }
@@ -66,12 +70,18 @@ impl Span {
     /// whose counts were checked on entry.
     #[inline]
     pub fn cut(self, offset_bytes: usize, len_bytes: usize) -> Span {
-        assert!(
-            offset_bytes <= self.len_bytes && len_bytes <= self.len_bytes - offset_bytes,
-            "cut {offset_bytes}+{len_bytes} of {self:?}"
-        );
+        if offset_bytes > self.len_bytes || len_bytes > self.len_bytes - offset_bytes {
+            self.refuse_cut(offset_bytes, len_bytes);
+        }
         // SAFETY: the offset is inside the range that `new` was promised (asserted above).
         Span { start: unsafe { self.start.add(offset_bytes) }, len_bytes }
+    }
+
+    /// Out of the way of those who cut rightly.
+    #[cold]
+    #[inline(never)]
+    fn refuse_cut(self, offset_bytes: usize, len_bytes: usize) -> ! {
+        panic!("cut {offset_bytes}+{len_bytes} of {self:?}")
     }
 
     /// Everything from `offset_bytes` on.
@@ -81,6 +91,7 @@ impl Span {
     }
 
     /// True when the two share a byte.
+    #[inline]
     pub fn overlaps(self, other: Span) -> bool {
         !self.is_empty()
             && !other.is_empty()
@@ -117,11 +128,29 @@ impl Span {
     }
 
     /// Copies `bytes` to the front.
+    #[inline]
     pub fn write(self, bytes: &[u8]) {
         let target = self.cut(0, bytes.len());
         // SAFETY: `target` has the length of `bytes` (cut above) and is writable (promised to `new`); a live `&[u8]`
         // cannot overlap memory that `new` was told no reference covers.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target.start, bytes.len()) }
+    }
+
+    /// Copies a value to the front.
+    #[inline]
+    pub fn write_value<T: bytemuck::Pod>(self, value: &T) {
+        let target = self.cut(0, size_of::<T>());
+        // SAFETY: `target` has the length of `T` (cut above) and is writable (promised to `new`); any alignment will do.
+        unsafe { target.start.cast::<T>().write_unaligned(*value) }
+    }
+
+    /// The value at the front.
+    #[inline]
+    pub fn read_value<T: bytemuck::Pod>(self) -> T {
+        let source = self.cut(0, size_of::<T>());
+        // SAFETY: `source` has the length of `T` (cut above) and is readable (promised to `new`); any bytes make a `T`, and
+        // any alignment will do.
+        unsafe { source.start.cast::<T>().read_unaligned() }
     }
 
     /// Sends as many leading bytes as the socket takes now. Never blocks (`EAGAIN`), raises no `SIGPIPE`.
@@ -163,6 +192,7 @@ impl Span {
     }
 
     /// Copies the front of the span into `bytes`.
+    #[inline]
     pub fn read(self, bytes: &mut [u8]) {
         let source = self.cut(0, bytes.len());
         // SAFETY: `source` has the length of `bytes` (cut above) and is readable (promised to `new`).

@@ -120,7 +120,7 @@ impl Lane {
         let signature = self.sign(&call);
         let mut task = self.task(prepared, &call, in_place, mapped, signature);
         task.completion = Some(completion);
-        task.buffers.owned.extend(scaling.and_then(Scaling::run));
+        task.owned.extend(scaling.and_then(Scaling::run));
         task.allocate_scratch();
         self.tasks.push_back(task);
         Ok(())
@@ -134,13 +134,16 @@ impl Lane {
         if !self.tasks.is_empty() || matches!(call.op, Some(ReduceOp::PreMulSum(_))) {
             return false;
         }
+        // Most calls are what the call before was, and a plan of a single round is the same wherever the buffers are.
+        let Some(private) = CallKey::new(call, in_place, false) else { return false };
+        if let Some(at) = self.spares.iter().rposition(|spare| spare.is_for(&private) && spare.plan.is_single_round()) {
+            self.renew(at, call);
+            return true;
+        }
         let mapped = self.reachable(call);
-        let Some(key) = CallKey::new(call, in_place, mapped) else { return false };
-        if let Some(at) = self.spares.iter().rposition(|spare| spare.key == Some(key)) {
-            let signature = self.sign(call);
-            let mut task = self.spares.remove(at);
-            task.renew(call, signature);
-            self.express = Some(task);
+        let key = CallKey { mapped, ..private };
+        if let Some(at) = self.spares.iter().rposition(|spare| spare.is_for(&key)) {
+            self.renew(at, call);
             return true;
         }
         let Some(prepared) = self.plans.recall(&key).filter(|prepared| prepared.plan.is_local()) else { return false };
@@ -149,6 +152,14 @@ impl Lane {
         task.allocate_scratch();
         self.express = Some(task);
         true
+    }
+
+    /// Boards a call on a spare task.
+    fn renew(&mut self, at: usize, call: &Call) {
+        let signature = self.sign(call);
+        let mut task = self.spares.swap_remove(at);
+        task.renew(call, signature);
+        self.express = Some(task);
     }
 
     /// Moves the call that was boarded as far as it goes; true when it is over.
@@ -195,7 +206,7 @@ impl Lane {
         let message = call.collective == Collective::SendRecv;
         let links: Vec<usize> = plan.runs.iter().map(|run| self.link(run.port, message)).collect();
         Box::new(Task::new(Parts {
-            key: CallKey::new(call, in_place, mapped).filter(|_| plan.is_local()),
+            key: CallKey::new(call, in_place, mapped && !plan.is_single_round()).filter(|_| plan.is_local()),
             signature,
             me: self.settings.me,
             world: self.settings.world(),
@@ -349,9 +360,9 @@ impl Lane {
         if let Some(completion) = task.completion.take() {
             completion.finish(Ok(()));
         }
-        if task.key.is_some() && task.buffers.owned.is_empty() {
+        if task.key.is_some() && task.owned.is_empty() {
             if self.spares.len() == SPARES {
-                self.spares.remove(0);
+                self.spares.swap_remove(0);
             }
             self.spares.push(task);
         }

@@ -99,17 +99,6 @@ impl Layout {
         }
         piece
     }
-
-    /// The part of `loc`'s data that one round moves.
-    #[inline]
-    pub(crate) fn piece(&self, loc: Loc, round: Round) -> Piece {
-        let chunk = self.chunk(loc);
-        let skipped = (round.index as usize).saturating_mul(round.piece_bytes).min(chunk.len_bytes);
-        Piece {
-            offset_bytes: chunk.offset_bytes + skipped,
-            len_bytes: (chunk.len_bytes - skipped).min(round.piece_bytes),
-        }
-    }
 }
 
 /// Which round, and how many bytes of a chunk a round moves.
@@ -122,6 +111,13 @@ pub(crate) struct Round {
 impl Round {
     /// One round that moves everything.
     pub(crate) const WHOLE: Round = Round { index: 0, piece_bytes: usize::MAX };
+
+    /// How much of a chunk the rounds before this one have moved, and how much this one moves.
+    #[inline]
+    pub(crate) fn extent(self, chunk_bytes: usize) -> (usize, usize) {
+        let past_bytes = (self.index as usize).saturating_mul(self.piece_bytes).min(chunk_bytes);
+        (past_bytes, (chunk_bytes - past_bytes).min(self.piece_bytes))
+    }
 
     /// Rounds of a call whose longest chunk is `max_chunk_bytes`: at least one.
     pub(crate) fn count(self, max_chunk_bytes: usize) -> u32 {
@@ -208,9 +204,11 @@ mod tests {
         let layout = Layout::new(&call(Collective::AllReduce, Counts::Even(100)), 2, 2);
         let round = |index| Round { index, piece_bytes: 128 };
         assert_eq!(round(0).count(layout.max_chunk_bytes()), 2);
-        assert_eq!(layout.piece(Loc::input(0, 0), round(1)), Piece { offset_bytes: 128, len_bytes: 128 });
-        assert_eq!(layout.piece(Loc::input(0, 1), round(1)), Piece { offset_bytes: 384, len_bytes: 16 });
-        assert_eq!(layout.piece(Loc::input(0, 1), round(2)).len_bytes, 0);
+        let chunk_bytes = [0, 1].map(|chunk| layout.chunk(Loc::input(0, chunk)).len_bytes);
+        assert_eq!(chunk_bytes, [256, 144]);
+        assert_eq!(round(1).extent(chunk_bytes[0]), (128, 128));
+        assert_eq!(round(1).extent(chunk_bytes[1]), (128, 16));
+        assert_eq!(round(2).extent(chunk_bytes[1]), (144, 0));
         assert_eq!(Round::WHOLE.count(layout.max_chunk_bytes()), 1);
     }
 

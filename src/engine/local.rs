@@ -82,28 +82,32 @@ fn begin(task: &mut Task, shared: &dyn Shared, signals: u64, calls: u64, neighbo
     }
     task.signal_base = Some(signals);
     task.parity = (calls & 1) as usize;
-    task.buffers.stages.resize(task.fold.world() as usize, Span::EMPTY);
-    for (index, &rank) in neighbours.iter().enumerate() {
-        task.buffers.stages[rank] = match task.is_inline {
-            true => shared.message(index, task.parity).from(size_of::<Signature>()),
-            false => shared.stage(index, task.parity),
-        };
+    if task.is_staged {
+        return;
     }
+    for (index, &rank) in neighbours.iter().enumerate() {
+        let half = |half| match task.is_inline {
+            true => shared.message(index, half).from(size_of::<Signature>()),
+            false => shared.stage(index, half),
+        };
+        task.bases.set_stage(rank, [half(0), half(1)]);
+    }
+    task.is_staged = true;
 }
 
 /// Gives this rank's next signal; the first one of a call carries its message.
-pub(super) fn signal(task: &mut Task, shared: &mut dyn Shared, signals: &mut u64) {
+pub(super) fn signal(task: &mut Task, shared: &mut dyn Shared, me: usize, signals: &mut u64) {
     if task.entry == Entry::Fresh {
+        let mine = shared.message(me, task.parity);
         if may_be_replanned(task.plan.algorithm) {
             let (input, output) = (address_word(shared, task.call.input), address_word(shared, task.call.output));
-            let message = EntryMessage { signature: task.signature, input, output };
-            shared.publish(task.parity, bytemuck::bytes_of(&message));
+            mine.write_value(&EntryMessage { signature: task.signature, input, output });
         } else {
-            shared.publish(task.parity, bytemuck::bytes_of(&task.signature));
+            mine.write_value(&task.signature);
         }
         task.entry = Entry::Announced(0);
     }
-    shared.signal();
+    shared.signal(task.parity);
     *signals += 1;
 }
 
@@ -166,7 +170,6 @@ fn agree(lane: &mut Lane, task: &mut Task) -> Result<Waited> {
     if task.plan.algorithm != Algorithm::FlatPush {
         return Ok(Waited::Seen);
     }
-    task.buffers.peers.resize(task.fold.world() as usize, (Span::EMPTY, Span::EMPTY));
     for (neighbour, &rank) in neighbours.iter().enumerate() {
         let sizes = task.call.sizes(rank, task.fold.world() as usize)?;
         let reach = |word: u64, len_bytes| {
@@ -177,8 +180,8 @@ fn agree(lane: &mut Lane, task: &mut Task) -> Result<Waited> {
             })
         };
         let message = announced(neighbour);
-        task.buffers.peers[rank] =
-            (reach(message.input, sizes.input_bytes)?, reach(message.output, sizes.output_bytes)?);
+        let (input, output) = (reach(message.input, sizes.input_bytes)?, reach(message.output, sizes.output_bytes)?);
+        task.bases.set_peer(rank, input, output);
     }
     if !shared.enter() {
         return Err(Error::Aborted { by: lane.settings.me, reason: "a rank of this host has failed".into() });
@@ -202,12 +205,10 @@ pub(super) fn missing(lane: &Lane, task: &Task) -> Vec<Rank> {
 
 /// The front of a neighbour's message.
 fn message<T: bytemuck::Pod>(shared: &dyn Shared, neighbour: usize, parity: usize) -> T {
-    let mut front = T::zeroed();
-    shared.message(neighbour, parity).read(bytemuck::bytes_of_mut(&mut front));
-    front
+    shared.message(neighbour, parity).read_value()
 }
 
-fn position(neighbours: &[Rank], rank: Rank) -> usize {
+pub(super) fn position(neighbours: &[Rank], rank: Rank) -> usize {
     // Where one host is all there is, ranks are positions.
     if neighbours.get(rank) == Some(&rank) {
         return rank;

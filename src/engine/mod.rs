@@ -15,6 +15,7 @@ pub mod fate;
 mod lane;
 mod layout;
 mod local;
+mod places;
 mod plan;
 pub mod port;
 mod progress;

@@ -74,6 +74,11 @@ impl Plan {
         self.runs.is_empty()
     }
 
+    /// True when all payload fits the slots at once; whose buffers can be mapped then makes no difference.
+    pub(crate) fn is_single_round(&self) -> bool {
+        self.algorithm.single_round()
+    }
+
     /// True when ranks of the host order themselves by signals in it.
     pub(crate) fn uses_signals(&self) -> bool {
         self.signals > 0

@@ -3,6 +3,7 @@
 
 use super::lane::Lane;
 use super::local;
+use super::places::{Step, What};
 use super::plan::Way;
 use super::task::{Reach, Task};
 use crate::device::host;
@@ -73,39 +74,58 @@ impl Lane {
 
     /// Moves copies, reductions, signals and waits, in their order.
     pub(super) fn poll_local(&mut self, task: &mut Task) -> Result<bool> {
-        let mut moved = false;
         self.begin_local(task);
-        let plan = task.plan.clone();
-        while let Some(&op) = plan.local.get(task.local_next) {
-            let op = op as usize;
-            let Some(Reach { len_bytes, mark, room }) = task.reach(op) else { break };
-            match &plan.program.ops[op] {
-                Op::Signal => {
+        let steps = std::mem::take(&mut task.steps);
+        let moved = self.poll_steps(task, &steps);
+        // A plan that took the place of this one has brought its own.
+        if task.steps.is_empty() {
+            task.steps = steps;
+        }
+        moved
+    }
+
+    fn poll_steps(&mut self, task: &mut Task, steps: &[Step]) -> Result<bool> {
+        // Where nothing of the plan moves over links, ops simply follow each other, whole.
+        let is_straight = task.plan.is_local();
+        let mut moved = false;
+        while let Some(step) = steps.get(task.local_next) {
+            let (past_bytes, len_bytes) = task.round.extent(step.chunk_bytes);
+            let (mark, room) = match is_straight {
+                true => (0, len_bytes),
+                false => match task.reach(step.op) {
+                    Some(Reach { mark, room, .. }) => (mark, room),
+                    None => break,
+                },
+            };
+            let span = |place| task.bases.span(place, past_bytes, task.parity, mark, room);
+            match &step.what {
+                What::Signal => {
                     let shared = self.shared.as_deref_mut().expect("programs with signals run where memory is shared");
-                    local::signal(task, shared, &mut self.signals);
+                    let me = local::position(self.settings.neighbours(), self.settings.me);
+                    local::signal(task, shared, me, &mut self.signals);
                 }
-                Op::Wait { on, signal } => match local::wait(self, task, *on, *signal)? {
+                What::Wait { on, signal } => match local::wait(self, task, *on, *signal)? {
                     local::Waited::NotYet => break,
                     local::Waited::Seen => {}
                     local::Waited::Replanned => return Ok(true),
                 },
-                Op::Copy { from, into } => {
-                    self.operands.1.clear();
-                    self.operands.1.extend(into.iter().map(|&loc| task.span(loc, mark, room)));
-                    host::copy(task.span(*from, mark, room), &self.operands.1, host::Store::Cached);
+                What::Copy { from, into } => {
+                    let outputs = &mut self.operands.1;
+                    outputs.clear();
+                    outputs.extend(into.iter().map(span));
+                    host::copy(span(from), outputs, host::Store::Cached);
                 }
-                Op::Reduce { from, into, last } => {
+                What::Reduce { from, into, last } => {
                     let (inputs, outputs) = &mut self.operands;
                     inputs.clear();
-                    inputs.extend(from.iter().map(|&loc| task.span(loc, mark, room)));
+                    inputs.extend(from.iter().map(span));
                     outputs.clear();
-                    outputs.extend(into.iter().map(|&loc| task.span(loc, mark, room)));
+                    outputs.extend(into.iter().map(span));
                     host::reduce(&task.fold, *last, inputs, outputs, host::Store::Cached);
                 }
-                other => unreachable!("{other:?} moves over a link"),
             }
             moved = true;
-            if !task.advance(op, room, len_bytes) {
+            if !is_straight && !task.advance(step.op, room, len_bytes) {
                 break;
             }
             task.local_next += 1;

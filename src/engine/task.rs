@@ -5,13 +5,14 @@ use super::call::{Call, Counts};
 use super::completion::Completion;
 use super::layout::{Layout, Round};
 use super::local::INLINE_BYTES;
+use super::places::{Bases, Place, Step, measured};
 use super::plan::{CallKey, Plan, Way};
 use super::port::{Greeting, Header};
 use super::progress::Progress;
 use crate::device::host::Fold;
 use crate::error::{OpId, Signature};
 use crate::memory::{Block, Span};
-use crate::schedule::{Loc, Op, Space};
+use crate::schedule::{Loc, Op};
 use crate::types::{Collective, DType, Rank, ReduceOp};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,20 +23,6 @@ pub(super) struct RunState {
     pub(super) link: usize,
     pub(super) next: usize,
     pub(super) greeting: Greeting,
-}
-
-/// The memory that the locs of a program stand for.
-pub(super) struct Buffers {
-    pub(super) input: Span,
-    pub(super) output: Span,
-    /// Base addresses of the neighbours' input and output, by rank, where the program reaches into them.
-    pub(super) peers: Vec<(Span, Span)>,
-    /// Staging areas of the host's ranks, by rank.
-    pub(super) stages: Vec<Span>,
-    /// Private slots.
-    pub(super) scratch: Span,
-    /// Keeps `scratch` and a scaled input alive.
-    pub(super) owned: Vec<Block>,
 }
 
 /// Where a task stands with the other ranks of its host.
@@ -61,7 +48,13 @@ pub(crate) struct Task {
     pub(super) signature: Signature,
     pub(super) op: OpId,
     pub(super) me: Rank,
-    pub(super) buffers: Buffers,
+    pub(super) bases: Bases,
+    /// Both halves of everybody's staging memory are among the bases.
+    pub(super) is_staged: bool,
+    /// Private slots and a scaled input, kept alive.
+    pub(super) owned: Vec<Block>,
+    /// The ops that move over no link.
+    pub(super) steps: Vec<Step>,
     pub(super) slot_bytes: usize,
     /// Its slots are on the lines of the signals, not in staging memory.
     pub(super) is_inline: bool,
@@ -131,14 +124,10 @@ impl Task {
             signature,
             op: OpId { collective: call.collective, sequence: signature.sequence },
             me,
-            buffers: Buffers {
-                input: call.input,
-                output: call.output,
-                peers: Vec::new(),
-                stages: Vec::new(),
-                scratch: Span::EMPTY,
-                owned: Vec::new(),
-            },
+            bases: Bases::new(call.input, call.output, if plan.uses_signals() { world } else { 0 }),
+            is_staged: false,
+            owned: Vec::new(),
+            steps: Step::all(&plan, me, &layout, slot_bytes),
             slot_bytes,
             is_inline,
             runs: Vec::new(),
@@ -161,14 +150,21 @@ impl Task {
         task
     }
 
+    /// Whether it can serve calls with this key.
+    pub(super) fn is_for(&self, key: &CallKey) -> bool {
+        self.key.as_ref() == Some(key)
+    }
+
     /// Makes a task that has ended ready for a call with the same key: everything but what the key leaves open.
     pub(super) fn renew(&mut self, call: &Call, signature: Signature) {
-        debug_assert!(self.plan.is_local() && self.buffers.owned.is_empty());
-        self.fold = fold(call, self.fold.world());
+        debug_assert!(self.plan.is_local() && self.owned.is_empty());
+        if self.call.op != call.op {
+            self.fold = fold(call, self.fold.world());
+        }
         self.op = OpId { collective: call.collective, sequence: signature.sequence };
         self.signature = signature;
-        (self.buffers.input, self.buffers.output) = (call.input, call.output);
-        self.call.clone_from(call);
+        self.bases.set_own(call.input, call.output);
+        (self.call.op, self.call.input, self.call.output) = (call.op, call.input, call.output);
         self.round.index = 0;
         (self.entry, self.signal_base, self.inside) = (Entry::Fresh, None, false);
         (self.stalled_on, self.completion) = (None, None);
@@ -181,6 +177,7 @@ impl Task {
         let Slots { slot_bytes, round, is_inline } = slots(&plan, &layout, stage_bytes);
         (self.slot_bytes, self.round, self.is_inline) = (slot_bytes, round, is_inline);
         self.rounds = round.count(layout.max_chunk_bytes());
+        self.steps = Step::all(&plan, self.me, &layout, slot_bytes);
         (self.layout, self.plan, self.key) = (layout, plan, None);
         self.restart();
     }
@@ -200,7 +197,7 @@ impl Task {
     fn greetings(&self, links: Vec<usize>) -> Vec<RunState> {
         let ops = &self.plan.program.ops;
         let states = self.plan.runs.iter().zip(links).map(|(run, link)| {
-            let bytes: usize = run.ops.iter().map(|&op| self.layout.chunk(measured(&ops[op as usize])).len_bytes).sum();
+            let bytes: usize = run.ops.iter().map(|&op| self.chunk_bytes(&ops[op as usize])).sum();
             let header = Header::new(self.signature, bytes as u64);
             let greeting = match run.way {
                 Way::Out => Greeting::to_send(header),
@@ -211,39 +208,21 @@ impl Task {
         states.collect()
     }
 
-    /// Bytes that an op moves in this round.
-    fn len_bytes(&self, op: usize) -> usize {
-        match &self.plan.program.ops[op] {
-            Op::Signal | Op::Wait { .. } => 0,
-            op => self.layout.piece(measured(op), self.round).len_bytes,
-        }
+    /// Bytes that an op moves in all rounds together.
+    fn chunk_bytes(&self, op: &Op) -> usize {
+        measured(op).map_or(0, |loc| self.layout.chunk(loc).len_bytes)
     }
 
-    /// The memory behind a loc in this round, from its `skip_bytes`-th byte on.
+    /// The memory behind the loc of an op over a link in this round, from its `skip_bytes`-th byte on.
     pub(super) fn span(&self, loc: Loc, skip_bytes: usize, len_bytes: usize) -> Span {
-        let (base, offset) = match loc.space {
-            Space::Stage => (self.buffers.stages[loc.rank], loc.slot as usize * self.slot_bytes),
-            Space::Scratch => (self.buffers.scratch, loc.slot as usize * self.slot_bytes),
-            Space::Input | Space::Output => {
-                let (input, output) = if loc.rank == self.me {
-                    (self.buffers.input, self.buffers.output)
-                } else {
-                    self.buffers.peers[loc.rank]
-                };
-                let base = if loc.space == Space::Input { input } else { output };
-                (base, self.layout.piece(loc, self.round).offset_bytes)
-            }
-        };
-        base.cut(offset + skip_bytes, len_bytes)
+        let place = Place::new(loc, self.me, &self.layout, self.slot_bytes);
+        let (past_bytes, _) = self.round.extent(self.layout.chunk(loc).len_bytes);
+        self.bases.span(&place, past_bytes, self.parity, skip_bytes, len_bytes)
     }
 
-    /// What an op may move now, in this round; `None` while it is held back. Where nothing moves over links that is
-    /// always all of it.
+    /// What an op may move now, in this round; `None` while it is held back.
     pub(super) fn reach(&mut self, op: usize) -> Option<Reach> {
-        let len_bytes = self.len_bytes(op);
-        if self.plan.is_local() {
-            return Some(Reach { len_bytes, mark: 0, room: len_bytes });
-        }
+        let (_, len_bytes) = self.round.extent(self.chunk_bytes(&self.plan.program.ops[op]));
         let limit = self.progress.limit(&self.plan.order, op, len_bytes, self.fold.dtype().size_bytes())?;
         let mark = self.progress.mark(op);
         let room = limit - mark;
@@ -252,9 +231,6 @@ impl Task {
 
     /// Notes that an op has moved so many bytes; true when that was all of it.
     pub(super) fn advance(&mut self, op: usize, by_bytes: usize, len_bytes: usize) -> bool {
-        if self.plan.is_local() {
-            return true;
-        }
         self.progress.advance(op, by_bytes, len_bytes);
         self.progress.mark(op) == len_bytes
     }
@@ -285,8 +261,8 @@ impl Task {
         let slots = self.plan.program.scratch_slots as usize;
         if slots > 0 {
             let block = Block::new(slots * self.slot_bytes);
-            self.buffers.scratch = block.span();
-            self.buffers.owned.push(block);
+            self.bases.set_scratch(block.span());
+            self.owned.push(block);
         }
     }
 
@@ -309,19 +285,6 @@ fn fold(call: &Call, world: u32) -> Fold {
     Fold::new(call.dtype, op, world)
 }
 
-/// The loc that says how long an op is: a caller's buffer where one takes part, else the slot's chunk.
-fn measured(op: &Op) -> Loc {
-    let user = |loc: &&Loc| matches!(loc.space, Space::Input | Space::Output);
-    match op {
-        Op::Send { from, .. } => *from,
-        Op::Recv { into, .. } => *into,
-        Op::RecvReduce { with, .. } => *with,
-        Op::Copy { from, into } => *std::iter::once(from).chain(into).find(user).unwrap_or(from),
-        Op::Reduce { from, into, .. } => *from.iter().chain(into).find(user).unwrap_or(&from[0]),
-        Op::Signal | Op::Wait { .. } => unreachable!("signals have no length"),
-    }
-}
-
 /// The slots of a plan for one call.
 pub(super) struct Slots {
     pub(super) slot_bytes: usize,
@@ -332,7 +295,7 @@ pub(super) struct Slots {
 /// A chunk that fits needs one round; otherwise slots are as large as they can be.
 pub(super) fn slots(plan: &Plan, layout: &Layout, stage_bytes: usize) -> Slots {
     let tight = layout.max_chunk_bytes().next_multiple_of(8);
-    if plan.algorithm.single_round()
+    if plan.is_single_round()
         && plan.program.stage_slots > 0
         && tight.saturating_mul(plan.program.stage_slots as usize) <= INLINE_BYTES
     {

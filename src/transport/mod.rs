@@ -68,20 +68,18 @@ pub trait Rx: Send {
 /// counted 0.. in the order of their ranks; a rank is its own neighbour too.
 ///
 /// Every rank has one *signal word* that only it writes and that only grows, one *message* for each of two alternating
-/// calls, and two *stage halves*. A message published before a signal is seen by whoever sees the signal.
+/// calls, and two *stage halves*. What is written before a signal is seen by whoever sees the signal.
 pub trait Shared: Send {
-    /// Sets the front of this rank's message for calls of this parity (0 or 1). At most [`MESSAGE_BYTES`].
-    fn publish(&mut self, parity: usize, message: &[u8]);
-
-    /// Adds one to this rank's signal word and wakes neighbours that sleep.
-    fn signal(&mut self);
+    /// Adds one to this rank's signal word, on the line of calls of this parity (0 or 1), and wakes neighbours that sleep.
+    /// They see the message there as this rank has written it before.
+    fn signal(&mut self, parity: usize);
 
     /// A neighbour's signal word, as it stood when calls of this parity were last its own: no less than what it was at
     /// the end of the latest of them that this rank takes part in.
     fn signalled(&self, neighbour: usize, parity: usize) -> u64;
 
     /// A neighbour's message for calls of this parity, as it stands: [`MESSAGE_BYTES`], on the same line as its signal word,
-    /// so that a few bytes of payload cost no more than the signal does.
+    /// so that a few bytes of payload cost no more than the signal does. This rank writes its own, as it enters a call.
     fn message(&self, neighbour: usize, parity: usize) -> Span;
 
     /// One of the two staging areas of a neighbour.

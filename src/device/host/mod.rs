@@ -192,16 +192,18 @@ enum Width {
 unsafe fn combine(kernel: &Kernel, from: &[Span], start: usize, into: *mut u8, len: usize, width: Width) {
     // SAFETY: operands are readable and blocks writable for `len` elements, and a block of ours overlaps nothing.
     unsafe {
-        if matches!(from.len(), 1..=4 | 8) {
-            let mut operands = [std::ptr::null(); 8];
-            for (operand, span) in operands.iter_mut().zip(from) {
-                *operand = span.as_ptr().add(start).cast_const();
-            }
-            let loop_ = match width {
-                Width::Narrow => kernel.narrow_from_narrow,
-                Width::Wide => kernel.wide_from_narrow,
-            };
-            return loop_(&operands[..from.len()], into, len);
+        let loop_ = match width {
+            Width::Narrow => kernel.narrow_from_narrow,
+            Width::Wide => kernel.wide_from_narrow,
+        };
+        let operand = |k: usize| from[k].as_ptr().add(start).cast_const();
+        match from.len() {
+            1 => return loop_(&[operand(0)], into, len),
+            2 => return loop_(&[operand(0), operand(1)], into, len),
+            3 => return loop_(&[0, 1, 2].map(operand), into, len),
+            4 => return loop_(&[0, 1, 2, 3].map(operand), into, len),
+            8 => return loop_(&[0, 1, 2, 3, 4, 5, 6, 7].map(operand), into, len),
+            _ => {}
         }
         let (front, back) = from.split_at(from.len().next_power_of_two() / 2);
         let (mut left, mut right) = (Block::new(), Block::new());

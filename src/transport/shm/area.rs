@@ -29,14 +29,14 @@ use super::ring::HEADER_BYTES;
 use super::word::{LINE_BYTES, Word};
 use crate::error::{Error, Result};
 use crate::memory::Span;
+use crate::transport::MESSAGE_BYTES;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Bytes of message that fit beside the signal count on a flag line.
-pub const MESSAGE_BYTES: usize = LINE_BYTES - WORD_BYTES;
-
 const WORD_BYTES: usize = 8;
+/// The message fills the flag line, beside the signal count.
+const _: () = assert!(MESSAGE_BYTES == LINE_BYTES - WORD_BYTES);
 const ASLEEP_LINE: usize = 2;
 const ABORT_LINE: usize = 3;
 const INSIDE_LINE: usize = 4;

@@ -194,11 +194,12 @@ impl Ringer {
         self.ring_if_asleep_after_fence();
     }
 
-    /// The same, for those who ring several neighbours and have made the one SeqCst fence that this needs.
+    /// The same, for those who ring several neighbours and have made the one SeqCst fence, or published by a SeqCst swap,
+    /// that this needs.
     #[inline]
     pub(super) fn ring_if_asleep_after_fence(&self) {
-        // Relaxed: the fences order this load after the publishing; the swap makes one waker of many ring.
-        if self.asleep.load(Ordering::Relaxed) == 1 && self.asleep.swap(0, Ordering::Relaxed) == 1 {
+        // SeqCst: no earlier than the fence, or the SeqCst swap that stands for it. The swap here makes one waker of many ring.
+        if self.asleep.load(Ordering::SeqCst) == 1 && self.asleep.swap(0, Ordering::Relaxed) == 1 {
             self.waker.wake();
         }
     }

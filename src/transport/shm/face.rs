@@ -14,12 +14,8 @@ use std::time::{Duration, Instant};
 const QUIESCE: Duration = Duration::from_secs(2);
 
 impl Shared for Arc<Neighbours> {
-    fn publish(&mut self, parity: usize, message: &[u8]) {
-        Neighbours::publish(self, parity, message);
-    }
-
-    fn signal(&mut self) {
-        Neighbours::signal(self);
+    fn signal(&mut self, parity: usize) {
+        Neighbours::signal(self, parity);
     }
 
     fn signalled(&self, neighbour: usize, parity: usize) -> u64 {

@@ -44,7 +44,7 @@ mod interleavings;
 #[cfg(test)]
 mod process_tests;
 
-pub use area::{Area, AreaCard, AreaShape, MESSAGE_BYTES};
+pub use area::{Area, AreaCard, AreaShape};
 pub use arena::{ARENA_SIZE_VARIABLE, Arena, Block, PeerArena};
 pub use attach::{LocalCard, attach, same_process};
 pub use door::Door;

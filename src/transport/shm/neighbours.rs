@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::memory::Span;
 use crate::transport::{Address, Rx, Tx};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 /// A rank of this host: its arena, from [`attach`](fn@super::attach), and its area of this communicator.
@@ -51,8 +51,6 @@ pub struct Neighbours {
     waker: Waker,
     /// Signals given so far.
     given: AtomicU64,
-    /// Which flag line is in use.
-    parity: AtomicUsize,
     /// Which links were handed out, by position and channel.
     linked: Vec<AtomicBool>,
 }
@@ -121,7 +119,7 @@ impl Neighbours {
             .collect::<Result<_>>()?;
         let linked = std::iter::repeat_with(AtomicBool::default).take(shape.ranks * shape.channels).collect();
         let shared = Arc::new(Shared { own, ranks });
-        Ok(Neighbours { shared, waker, given: AtomicU64::new(0), parity: AtomicUsize::new(0), linked })
+        Ok(Neighbours { shared, waker, given: AtomicU64::new(0), linked })
     }
 
     /// Ranks of this host, this one included.
@@ -160,20 +158,19 @@ impl Neighbours {
 
     // Signals and messages.
 
-    /// Writes the message of a call; `parity` is the call's number modulo 2. It is visible to whoever sees a signal given
-    /// afterwards. At most [`MESSAGE_BYTES`] bytes; what an earlier message had beyond them stays.
-    pub fn publish(&self, parity: usize, message: &[u8]) {
-        self.own().message(parity & 1).write(message);
-        self.parity.store(parity & 1, Ordering::Relaxed);
-    }
-
-    /// Tells all neighbours that everything before it is done, and wakes those who sleep. Returns how many signals this
-    /// rank has given, this one included.
-    pub fn signal(&self) -> u64 {
-        let count = self.given.fetch_add(1, Ordering::Relaxed) + 1;
-        // Release: pairs with the Acquire in `signalled`; the message and all data come before the count.
-        self.own().signal(self.parity.load(Ordering::Relaxed)).store(count, Ordering::Release);
-        self.shared.ring_all();
+    /// Tells all neighbours that everything before it is done, and wakes those who sleep; `parity` is the call's number
+    /// modulo 2. Returns how many signals this rank has given, this one included.
+    #[inline]
+    pub fn signal(&self, parity: usize) -> u64 {
+        // Relaxed: only the thread that drives the communicator counts, and the lane's lock orders one after the other.
+        let count = self.given.load(Ordering::Relaxed) + 1;
+        self.given.store(count, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `signalled`; the message and all data come before the count. SeqCst, as a
+        // swap because that is the cheapest store with a fence behind it: pairs with the fence in `Doorbell::lie_down`.
+        self.own().signal(parity & 1).swap(count, Ordering::SeqCst);
+        for (_, peer) in self.shared.peers() {
+            peer.ringer.ring_if_asleep_after_fence();
+        }
         count
     }
 
@@ -185,8 +182,8 @@ impl Neighbours {
         self.rank(peer).area.signal(parity & 1).load(Ordering::Acquire)
     }
 
-    /// The message of that rank's call of this parity, [`MESSAGE_BYTES`] long. Look after a signal of that call was seen.
-    /// This rank may write into its own, beyond what it will [`publish`](Neighbours::publish), before it signals.
+    /// The message of that rank's call of this parity, [`MESSAGE_BYTES`](crate::transport::MESSAGE_BYTES) long. A rank writes its own before the call's first signal, and
+    /// the others read it when they have seen that signal.
     #[inline]
     pub fn message(&self, peer: usize, parity: usize) -> Span {
         self.rank(peer).area.message(parity & 1)
@@ -325,7 +322,8 @@ impl Neighbours {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::shm::{Arena, Block, Door, Doorbell, MESSAGE_BYTES, attach};
+    use crate::transport::MESSAGE_BYTES;
+    use crate::transport::shm::{Arena, Block, Door, Doorbell, attach};
     use std::time::Duration;
 
     const LONG: Duration = Duration::from_secs(20);
@@ -368,8 +366,8 @@ mod tests {
                     for call in 0..2000u64 {
                         let parity = (call % 2) as usize;
                         let message = [call * 8 + neighbours.me() as u64; MESSAGE_BYTES / 8];
-                        neighbours.publish(parity, bytemuck::bytes_of(&message));
-                        assert_eq!(neighbours.signal(), call + 1);
+                        neighbours.message(neighbours.me(), parity).write(bytemuck::bytes_of(&message));
+                        assert_eq!(neighbours.signal(parity), call + 1);
                         for peer in 0..3 {
                             while neighbours.signalled(peer, parity) <= call {
                                 let nap = bell.lie_down();

@@ -195,7 +195,7 @@ fn many_lives() {
         let foreign = |card: &LocalCard| LocalCard { pid: card.pid ^ 1, ..card.clone() };
         let processes = Neighbours::new(second.area, &members(&foreign)).unwrap();
         let _links = (threads.link(1, 0), processes.link(0, 0));
-        threads.signal();
+        threads.signal(0);
         assert_eq!(processes.signalled(0, 0), 1);
     };
     live();
