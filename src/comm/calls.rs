@@ -67,6 +67,19 @@ impl Communicator {
         self.engine.run(call, in_place)
     }
 
+    /// Checks all of a call that this rank can check alone, and sends nothing: what [`Communicator::run`] begins with, for
+    /// bindings that collect calls and run them later.
+    pub fn check(&self, call: &Call) -> Result<()> {
+        self.validate(call).map(drop)
+    }
+
+    /// Bytes that this rank's input and output must have in a call of these counts, root and peer, whose spans are not yet
+    /// known: for bindings that get pointers without lengths.
+    pub fn lengths(&self, call: &Call) -> Result<(usize, usize)> {
+        let sizes = call.sizes(self.rank(), self.world())?;
+        Ok((sizes.input_bytes, sizes.output_bytes))
+    }
+
     /// Checks a call without running it; true when it is in place.
     pub(super) fn validate(&self, call: &Call) -> Result<bool> {
         if call.collective == Collective::SendRecv {

@@ -36,8 +36,9 @@ use crate::transport::tcp::handshake::Secret;
 use crate::types::Rank;
 use dialler::Dialler;
 use links::Links;
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use watch::{Herald, Watch};
 use world::World;
@@ -83,6 +84,8 @@ pub struct Communicator {
     fate: Arc<Fate>,
     /// Splits made so far.
     splits: AtomicU64,
+    /// Subsets made so far, by the digest of their list.
+    subsets: Mutex<HashMap<u64, u64>>,
     /// Keeps the news of the job coming.
     _registration: Registration,
 }
@@ -228,6 +231,7 @@ impl Communicator {
             hosts,
             fate,
             splits: AtomicU64::new(0),
+            subsets: Mutex::default(),
             _registration: registration,
         })
     }

@@ -1,11 +1,14 @@
-//! Groups of groups: [`Communicator::split`].
+//! Groups of groups: [`Communicator::split`], which all ranks make together, and [`Communicator::subset`], which its members
+//! make alone.
 #![forbid(unsafe_code)]
 
 use super::Communicator;
 use super::calls::call;
 use crate::engine::{Counts, mix};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::types::{Collective, Rank};
+use std::collections::HashSet;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -42,5 +45,49 @@ impl Communicator {
         let members = chosen.into_iter().map(|rank| self.members[rank]).collect();
         let comm = mix(mix(tag, 1), u64::from(color));
         Communicator::assemble(self.world.clone(), comm, members, deadline).map(Some)
+    }
+
+    /// The ranks `members` (their numbers here, in the new order) become a communicator of their own. Only they make this
+    /// call, all with the same list; nobody else takes part, and so it also works when another rank is dead, hangs, or this
+    /// communicator has failed. The one process that must live is that in which the job's root is (where the unique id was
+    /// made, else rank 0's). Blocks at most [`Options::init_timeout`](crate::Options::init_timeout).
+    ///
+    /// ```
+    /// # use roundel::{Communicator, Options, ReduceOp};
+    /// let ranks = Communicator::threads(3, Options::default())?;
+    /// ranks[1].abort("rank 1 is of no use");
+    /// std::thread::scope(|scope| {
+    ///     for comm in [&ranks[0], &ranks[2]] {
+    ///         scope.spawn(move || {
+    ///             let rest = comm.subset(&[0, 2]).unwrap();
+    ///             let mut sum = [rest.rank() as u32 + 1];
+    ///             rest.all_reduce_in_place(&mut sum, ReduceOp::Sum).unwrap();
+    ///             assert_eq!((rest.world(), sum), (2, [3]));
+    ///         });
+    ///     }
+    /// });
+    /// # Ok::<(), roundel::Error>(())
+    /// ```
+    pub fn subset(&self, members: &[Rank]) -> Result<Communicator> {
+        let world = self.world();
+        let distinct: HashSet<Rank> = members.iter().copied().collect();
+        let known = members.iter().all(|&member| member < world);
+        if distinct.len() != members.len() || !known || !distinct.contains(&self.rank()) {
+            return Err(Error::invalid(format!(
+                "subset {members:?} on rank {} of {world}; it takes distinct ranks, the calling one among them",
+                self.rank()
+            )));
+        }
+        let deadline = Instant::now() + self.options().init_timeout;
+        let list = members.iter().fold(mix(self.comm, 0x7375_6273_6574), |tag, &member| mix(tag, member as u64));
+        // The members of one list make it equally often, whatever else each of them makes.
+        let number = {
+            let mut subsets = self.subsets.lock().unwrap_or_else(PoisonError::into_inner);
+            let number = subsets.entry(list).or_insert(0u64);
+            *number += 1;
+            *number
+        };
+        let members = members.iter().map(|&member| self.members[member]).collect();
+        Communicator::assemble(self.world.clone(), mix(list, number), members, deadline)
     }
 }

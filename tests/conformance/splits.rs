@@ -48,6 +48,22 @@ pub fn splits(comm: &Communicator) {
     assert_eq!(quarter.rank(), half.rank() % 2);
     drop((alone, even));
 
+    // Some ranks by themselves, in another order, twice; the others know nothing of it.
+    let some: Vec<usize> = (0..world).rev().step_by(2).collect();
+    for _ in 0..2 {
+        if some.contains(&me) {
+            let subset = comm.subset(&some).unwrap();
+            assert_eq!((some[subset.rank()], subset.world()), (me, some.len()));
+            exercise(&subset);
+        }
+    }
+    for wrong in [vec![], vec![me, me], vec![me, world], vec![(me + 1) % world]] {
+        if wrong != [me] {
+            let error = comm.subset(&wrong).unwrap_err();
+            assert!(error.is_recoverable() && error.to_string().contains("distinct"), "{error}");
+        }
+    }
+
     // Calls in flight on parent and children together, begun in another order here and there.
     let ones = || vec![1u64; 20_000];
     let start = |of: &Communicator| of.start_all_reduce(ones(), ReduceOp::Sum).unwrap();
