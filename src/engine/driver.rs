@@ -94,7 +94,7 @@ impl Patience {
     /// and costs little where nobody wants the core.
     pub(crate) fn new(ranks_here: usize, cores: usize) -> Patience {
         let spin = if ranks_here <= cores { Duration::from_micros(3) } else { Duration::ZERO };
-        Patience { spin, awake: Duration::from_micros(60) }
+        Patience { spin, awake: Duration::from_micros(200) }
     }
 }
 

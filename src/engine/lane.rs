@@ -135,9 +135,9 @@ impl Lane {
         if !self.tasks.is_empty() || matches!(call.op, Some(ReduceOp::PreMulSum(_))) {
             return false;
         }
-        // Most calls are what the call before was, and a plan of a single round is the same wherever the buffers are.
+        // Most calls are like one of the calls before; for the small ones it does not matter where the buffers are.
         let Some(private) = CallKey::new(call, in_place, false) else { return false };
-        if let Some(at) = self.spares.iter().rposition(|spare| spare.is_for(&private) && spare.plan.is_single_round()) {
+        if let Some(at) = self.spares.iter().rposition(|spare| spare.is_for(&private) && !spare.depends_on_mapping) {
             self.renew(at, call);
             return true;
         }
@@ -203,11 +203,12 @@ impl Lane {
         mapped: bool,
         signature: Signature,
     ) -> Box<Task> {
-        let Prepared { plan, layout } = prepared;
+        let Prepared { plan, layout, depends_on_mapping } = prepared;
         let message = call.collective == Collective::SendRecv;
         let links: Vec<usize> = plan.runs.iter().map(|run| self.link(run.port, message)).collect();
         Box::new(Task::new(Parts {
-            key: CallKey::new(call, in_place, mapped && !plan.is_single_round()).filter(|_| plan.is_local()),
+            key: CallKey::new(call, in_place, mapped && depends_on_mapping).filter(|_| plan.is_local()),
+            depends_on_mapping,
             signature,
             me: self.settings.me,
             world: self.settings.world(),
@@ -232,7 +233,8 @@ impl Lane {
         let algorithm = self.settings.choose(&shape, call, mapped)?;
         let plan = self.plans.get(algorithm, &shape)?;
         let layout = Arc::new(Layout::new(call, self.settings.world(), plan.program.chunks));
-        let prepared = Prepared { plan, layout };
+        let depends_on_mapping = self.settings.choose(&shape, call, !mapped).ok() != Some(algorithm);
+        let prepared = Prepared { plan, layout, depends_on_mapping };
         if let Some(key) = key {
             self.plans.remember(key, prepared.clone());
         }
@@ -452,8 +454,9 @@ impl Lane {
 
     /// What this rank would run for a call, for people.
     pub(crate) fn outline(&mut self, call: &Call, in_place: bool, mapped: bool) -> Result<Outline> {
-        let Prepared { plan, layout } = self.prepare(call, in_place, mapped)?;
-        let Slots { slot_bytes, round, .. } = super::task::slots(&plan, &layout, self.settings.stage_bytes);
+        let Prepared { plan, layout, depends_on_mapping } = self.prepare(call, in_place, mapped)?;
+        let Slots { slot_bytes, round, .. } =
+            super::task::slots(&plan, &layout, self.settings.stage_bytes, depends_on_mapping);
         Ok(Outline {
             algorithm: plan.algorithm,
             chunk_bytes: layout.max_chunk_bytes(),

@@ -8,8 +8,8 @@
 //! - somebody's buffers cannot be mapped, and somebody else's can: all see it, and all begin again with the plan for
 //!   private buffers. That costs one more signal; where all ranks are alike nothing is lost.
 //!
-//! Signal, signature and addresses fill one cache line. A plan of a single round does not depend on whose buffers can be
-//! mapped, so it needs no addresses; where its slots are small enough they lie in their place, and on the line after it:
+//! Signal, signature and addresses fill one cache line. Where it makes no difference whose buffers can be mapped, as in small
+//! calls, addresses are not needed; slots that are small enough lie in their place, and on the line after it:
 //!
 //! ```text
 //!   byte   0        8                     48                64                128
@@ -99,7 +99,7 @@ fn begin(task: &mut Task, shared: &dyn Shared, signals: u64, calls: u64, neighbo
 pub(super) fn signal(task: &mut Task, shared: &mut dyn Shared, me: usize, signals: &mut u64) {
     if task.entry == Entry::Fresh {
         let mine = shared.message(me, task.parity);
-        if may_be_replanned(task.plan.algorithm) {
+        if task.depends_on_mapping {
             let (input, output) = (address_word(shared, task.call.input), address_word(shared, task.call.output));
             mine.write_value(&EntryMessage { signature: task.signature, input, output });
         } else {
@@ -142,12 +142,7 @@ pub(super) fn wait(lane: &mut Lane, task: &mut Task, on: Rank, signal: u32) -> R
         return Ok(Waited::Seen);
     }
     task.entry = Entry::Agreed;
-    if may_be_replanned(task.plan.algorithm) { agree(lane, task) } else { Ok(Waited::Seen) }
-}
-
-/// True for the two plans of which one is for mapped buffers and the other is what to do without.
-fn may_be_replanned(algorithm: Algorithm) -> bool {
-    matches!(algorithm, Algorithm::FlatPush | Algorithm::Staged)
+    if task.depends_on_mapping { agree(lane, task) } else { Ok(Waited::Seen) }
 }
 
 /// All neighbours have announced themselves: go on as planned, or start again with the plan for private buffers.
@@ -161,7 +156,7 @@ fn agree(lane: &mut Lane, task: &mut Task) -> Result<Waited> {
     };
     let mapped = (0..neighbours.len()).filter(|&neighbour| is_mapped(neighbour)).count();
     if mapped != 0 && mapped != neighbours.len() {
-        let Prepared { plan, layout } = lane.prepare(&task.call, task.in_place, false)?;
+        let Prepared { plan, layout, .. } = lane.prepare(&task.call, task.in_place, false)?;
         task.replan(plan, layout, lane.settings.stage_bytes);
         // The first signal is spent, on every rank.
         task.signal_base = Some(lane.signals);

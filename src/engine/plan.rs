@@ -74,11 +74,6 @@ impl Plan {
         self.runs.is_empty()
     }
 
-    /// True when all payload fits the slots at once; whose buffers can be mapped then makes no difference.
-    pub(crate) fn is_single_round(&self) -> bool {
-        self.algorithm.single_round()
-    }
-
     /// True when ranks of the host order themselves by signals in it.
     pub(crate) fn uses_signals(&self) -> bool {
         self.signals > 0
@@ -148,6 +143,8 @@ impl CallKey {
 pub(crate) struct Prepared {
     pub(crate) plan: Arc<Plan>,
     pub(crate) layout: Arc<Layout>,
+    /// With mapped buffers it would run by another plan than without: the ranks of the host must settle on one.
+    pub(crate) depends_on_mapping: bool,
 }
 
 /// Plans made so far. A communicator makes few different calls, many times.

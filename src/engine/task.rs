@@ -40,6 +40,8 @@ pub(super) enum Entry {
 pub(crate) struct Task {
     /// What it was prepared for, where an equal call may use it again.
     pub(super) key: Option<CallKey>,
+    /// See [`super::plan::Prepared`].
+    pub(super) depends_on_mapping: bool,
     pub(super) plan: Arc<Plan>,
     pub(super) layout: Arc<Layout>,
     pub(super) rounds: u32,
@@ -93,6 +95,7 @@ pub(super) struct Reach {
 /// What `Task::new` puts together.
 pub(super) struct Parts {
     pub(super) key: Option<CallKey>,
+    pub(super) depends_on_mapping: bool,
     pub(super) plan: Arc<Plan>,
     pub(super) layout: Arc<Layout>,
     pub(super) call: Call,
@@ -112,12 +115,26 @@ const SCRATCH_SLOT_BYTES: usize = 256 << 10;
 
 impl Task {
     pub(super) fn new(parts: Parts) -> Task {
-        let Parts { key, plan, layout, call, signature, me, world, stage_bytes, links, timeout, in_place, completion } =
-            parts;
-        let Slots { slot_bytes, round, is_inline } = slots(&plan, &layout, stage_bytes);
+        let Parts {
+            key,
+            depends_on_mapping,
+            plan,
+            layout,
+            call,
+            signature,
+            me,
+            world,
+            stage_bytes,
+            links,
+            timeout,
+            in_place,
+            completion,
+        } = parts;
+        let Slots { slot_bytes, round, is_inline } = slots(&plan, &layout, stage_bytes, depends_on_mapping);
         let rounds = round.count(layout.max_chunk_bytes());
         let mut task = Task {
             key,
+            depends_on_mapping,
             rounds,
             round,
             fold: fold(&call, world as u32),
@@ -174,7 +191,7 @@ impl Task {
     /// Puts another plan in place of the first one, before any data moved.
     pub(super) fn replan(&mut self, plan: Arc<Plan>, layout: Arc<Layout>, stage_bytes: usize) {
         debug_assert!(plan.runs.is_empty(), "only programs of one host are planned again");
-        let Slots { slot_bytes, round, is_inline } = slots(&plan, &layout, stage_bytes);
+        let Slots { slot_bytes, round, is_inline } = slots(&plan, &layout, stage_bytes, self.depends_on_mapping);
         (self.slot_bytes, self.round, self.is_inline) = (slot_bytes, round, is_inline);
         self.rounds = round.count(layout.max_chunk_bytes());
         self.steps = Step::all(&plan, self.me, &layout, slot_bytes);
@@ -293,9 +310,10 @@ pub(super) struct Slots {
 }
 
 /// A chunk that fits needs one round; otherwise slots are as large as they can be.
-pub(super) fn slots(plan: &Plan, layout: &Layout, stage_bytes: usize) -> Slots {
+pub(super) fn slots(plan: &Plan, layout: &Layout, stage_bytes: usize, depends_on_mapping: bool) -> Slots {
     let tight = layout.max_chunk_bytes().next_multiple_of(8);
-    if plan.is_single_round()
+    if plan.algorithm.single_round()
+        && !depends_on_mapping
         && plan.program.stage_slots > 0
         && tight.saturating_mul(plan.program.stage_slots as usize) <= INLINE_BYTES
     {

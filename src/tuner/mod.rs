@@ -9,6 +9,18 @@ use crate::types::Collective;
 /// A vector up to this size goes through one staging slot at once instead of being shared out.
 pub const ONE_SHOT_BYTES: usize = 4096;
 
+/// Without a vector to share out, up to this size one round through the staging slots beats several: the round needs no
+/// end. It fits the smallest staging memory there can be.
+const SINGLE_ROUND_BYTES: usize = 32 << 10;
+
+/// What goes through the slots of a single round at most.
+const fn single_round_bytes(collective: Collective) -> usize {
+    match collective {
+        Collective::AllReduce | Collective::Reduce => ONE_SHOT_BYTES,
+        _ => SINGLE_ROUND_BYTES,
+    }
+}
+
 /// Up to this size a vector crosses the network in logarithmically many steps at full length.
 const WHOLE_VECTOR_BYTES: usize = 4096;
 
@@ -49,7 +61,7 @@ pub fn choose(shape: &Shape, situation: Situation) -> Result<Algorithm> {
             && match algorithm {
                 _ if situation.uneven_exchange => *algorithm == Algorithm::Pairwise,
                 _ if algorithm.needs_mapped_buffers() => situation.mapped || shape.collective == Collective::Barrier,
-                _ => !algorithm.single_round() || situation.bytes <= ONE_SHOT_BYTES,
+                _ => !algorithm.single_round() || situation.bytes <= single_round_bytes(shape.collective),
             }
     };
     if let Some(wish) = situation.wish.filter(usable) {
@@ -79,6 +91,7 @@ fn preferred(shape: &Shape, situation: Situation) -> Vec<Algorithm> {
         return match shape.collective {
             Collective::Barrier => vec![FlatPush],
             _ if situation.bytes <= ONE_SHOT_BYTES => vec![OneShot],
+            collective if situation.bytes <= single_round_bytes(collective) => vec![FlatPush, OneShot],
             _ => vec![FlatPush, Staged],
         };
     }
