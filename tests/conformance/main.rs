@@ -22,6 +22,7 @@ mod numbers;
 mod room;
 mod splits;
 mod suites;
+mod ways;
 
 /// One module a backend, one test a suite.
 macro_rules! stamp {
@@ -50,6 +51,6 @@ stamp! {
     [
         every_type_and_operation, counts, roots_homes_and_places, rounds, forced_algorithms, reproducible, same_bits,
         special_values, refused_wishes, barriers, groups, messages, started_calls, progress_without_the_caller, splits,
-        threads,
+        threads, ways,
     ]
 }

@@ -1,7 +1,7 @@
 //! The list of suites: what each runs, on how many ranks, with which options.
 
 use crate::backend::Backend;
-use crate::{bits, flight, forms, splits};
+use crate::{bits, flight, forms, splits, ways};
 use roundel::schedule::catalogue::Algorithm;
 use roundel::{Communicator, Options};
 
@@ -45,7 +45,7 @@ const REFUSED: Suite = Suite {
 };
 
 /// In the order in which `main` stamps them.
-pub const SUITES: [Suite; 16] = [
+pub const SUITES: [Suite; 17] = [
     Suite { far: |n| n == 3, ..suite("every_type_and_operation", forms::every_type_and_operation) },
     suite("counts", forms::counts),
     Suite {
@@ -66,6 +66,7 @@ pub const SUITES: [Suite; 16] = [
     suite("progress_without_the_caller", flight::progress_without_the_caller),
     Suite { far: |n| n < 8, ..suite("splits", splits::splits) },
     Suite { near: |n| n < 4, far: |n| n < 4, ..suite("threads", splits::threads) },
+    Suite { near: |n| n < 5, far: |n| n == 3, ..suite("ways", ways::ways) },
 ];
 
 /// Runs a suite on all worlds of a backend that it takes.
