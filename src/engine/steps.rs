@@ -67,6 +67,9 @@ impl Lane {
             moved = true;
             if task.advance(op, bytes, len_bytes) {
                 task.runs[index].next += 1;
+            } else if bytes < room {
+                // The link has had enough for now: the other ends' turn, so that both directions keep moving.
+                break;
             }
         }
         Ok(moved)
