@@ -218,7 +218,10 @@ impl Communicator {
             let waker = waker.clone();
             Box::new(move || waker.wake())
         };
-        let patience = Patience::new(here.len(), detect::cpu_count());
+        let patience = match &world.endpoint {
+            Some(_) => Patience::over_sockets(),
+            None => Patience::new(here.len(), detect::cpu_count()),
+        };
         let engine = Engine::new(lane, Box::new(bell), patience, Arc::new(herald), wake);
         let watch = Watch { fate: fate.clone(), members: members.clone(), wake: Box::new(move || waker.wake()) };
         let registration = world.control.register(comm, Arc::new(watch));

@@ -14,7 +14,7 @@
 use super::call::Call;
 use super::completion::Completion;
 use super::fate::Fate;
-use super::lane::Lane;
+use super::lane::{Effort, Lane};
 use crate::error::{Error, OpId, Result, Signature};
 use crate::transport::{Interest, Sleeper};
 use crate::types::{Collective, Rank};
@@ -95,6 +95,12 @@ impl Patience {
     pub(crate) fn new(ranks_here: usize, cores: usize) -> Patience {
         let spin = if ranks_here <= cores { Duration::from_micros(3) } else { Duration::ZERO };
         Patience { spin, awake: Duration::from_micros(200) }
+    }
+
+    /// Where some links are sockets. To look at one is a system call, so a yield between two looks costs little more, and
+    /// lets ranks run that share this machine but no memory, whose number nobody knows here.
+    pub(crate) fn over_sockets() -> Patience {
+        Patience { spin: Duration::ZERO, awake: Duration::from_micros(200) }
     }
 }
 
@@ -363,9 +369,10 @@ impl Engine {
         let mut guard = self.lane.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let drive = &mut *guard;
         let mut idle = Idle::new(drive.patience);
+        let mut effort = Effort::Quick;
         loop {
             self.admit(&mut drive.lane);
-            let moved = match self.fate.check().and_then(|()| drive.lane.poll()) {
+            let moved = match self.fate.check().and_then(|()| drive.lane.poll(effort)) {
                 Ok(moved) => moved,
                 Err(error) => {
                     self.fail(&mut drive.lane, error);
@@ -380,9 +387,14 @@ impl Engine {
             }
             if moved {
                 idle = Idle::new(drive.patience);
+                effort = Effort::Quick;
                 continue;
             }
             if idle.rest() {
+                continue;
+            }
+            if effort == Effort::Quick {
+                effort = Effort::Thorough;
                 continue;
             }
             let since = idle.since();
@@ -430,7 +442,7 @@ impl Engine {
     /// After a while without progress: deadlines, peers that left, calls that nobody else has made.
     fn look_around(&self, lane: &mut Lane, idle_since: Instant) -> Result<()> {
         let gone = lane.waiting_in_vain_for(|rank| self.fate.has_left(rank));
-        if !gone.is_empty() && !lane.poll()? {
+        if !gone.is_empty() && !lane.poll(Effort::Thorough)? {
             // What they sent before they left has been read by now: nothing more will come.
             let suspects = lane.waiting_in_vain_for(|rank| gone.contains(&rank));
             if !suspects.is_empty() {
@@ -472,7 +484,7 @@ impl Engine {
             if self.waiting.load(Ordering::Relaxed) > 0 || self.fate.check().is_err() {
                 return true;
             }
-            outcome = lane.poll();
+            outcome = lane.poll(Effort::Thorough);
             !matches!(outcome, Ok(false))
         })?;
         self.settle(lane);

@@ -58,6 +58,16 @@ pub(crate) struct Lane {
     pub(super) signal_calls: u64,
     /// Reused lists of operands.
     pub(super) operands: (Vec<Span>, Vec<Span>),
+    pub(super) effort: Effort,
+}
+
+/// How much a look at the links takes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// A header travels with the bytes that follow it, and is looked for when they can be used: one message, not two.
+    Quick,
+    /// Headers travel ahead of what is not ready, so that ranks that made different calls find out before they sleep.
+    Thorough,
 }
 
 /// What [`Lane::outline`] tells.
@@ -106,6 +116,7 @@ impl Lane {
             signals: 0,
             signal_calls: 0,
             operands: (Vec::new(), Vec::new()),
+            effort: Effort::Thorough,
         }
     }
 
@@ -262,7 +273,8 @@ impl Lane {
     }
 
     /// Moves everything that can move. True when something did. An error ends the communicator.
-    pub(crate) fn poll(&mut self) -> Result<bool> {
+    pub(crate) fn poll(&mut self, effort: Effort) -> Result<bool> {
+        self.effort = effort;
         for link in &mut self.links {
             (link.full, link.hungry) = (false, false);
         }

@@ -69,6 +69,10 @@ impl Greeting {
         Greeting { expected, bytes: [0; HEADER_BYTES], done_bytes: 0 }
     }
 
+    pub(crate) fn has_begun(&self) -> bool {
+        self.done_bytes > 0
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         self.done_bytes == HEADER_BYTES
     }

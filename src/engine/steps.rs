@@ -1,7 +1,7 @@
 //! What each op of a program does when it moves: the innermost loop of [`Lane::poll`].
 #![forbid(unsafe_code)]
 
-use super::lane::Lane;
+use super::lane::{Effort, Lane};
 use super::local;
 use super::places::{Step, What};
 use super::plan::Way;
@@ -23,6 +23,12 @@ impl Lane {
             link.ends = self.connector.connect(link.port)?;
         }
         let Some((tx, rx)) = &mut link.ends else { return Ok(false) };
+        if self.effort == Effort::Quick
+            && !task.runs[index].greeting.has_begun()
+            && run.ops.first().is_some_and(|&op| task.reach(op as usize).is_none())
+        {
+            return Ok(false);
+        }
         let greeting = &mut task.runs[index].greeting;
         let mut moved = !greeting.is_done();
         let greeted = match run.way {
@@ -67,6 +73,9 @@ impl Lane {
             moved = true;
             if task.advance(op, bytes, len_bytes) {
                 task.runs[index].next += 1;
+            } else if bytes < room {
+                // The link has had enough for now: the other ends' turn, so that both directions keep moving.
+                break;
             }
         }
         Ok(moved)

@@ -21,11 +21,15 @@ const fn single_round_bytes(collective: Collective) -> usize {
     }
 }
 
-/// Up to this size a vector crosses the network in logarithmically many steps at full length.
-const WHOLE_VECTOR_BYTES: usize = 4096;
+/// What one more step costs, in bytes that could have travelled meanwhile.
+const STEP_BYTES: usize = 100 << 10;
 
-/// From this size on per rank, a ring's contiguous traffic beats the fewer steps of the logarithmic algorithms.
-const RING_BYTES_PER_RANK: usize = 1 << 20;
+/// From this size on per rank, contiguous traffic beats the fewer steps of the logarithmic algorithms.
+const LARGE_BYTES_PER_RANK: usize = 2 << 20;
+
+/// So many ranks at most exchange large vectors each with each: every pair then moves both ways at once, and what has
+/// arrived is summed in one pass. With more, a rank's streams are too many for its cache and its network.
+const FEW_RANKS: usize = 4;
 
 /// What the choice depends on, besides the shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,13 +100,17 @@ fn preferred(shape: &Shape, situation: Situation) -> Vec<Algorithm> {
         };
     }
     let alone = shape.hosts.iter().all(|host| host.len() == 1);
-    let large = situation.bytes >= RING_BYTES_PER_RANK.saturating_mul(world);
+    let large = situation.bytes >= LARGE_BYTES_PER_RANK.saturating_mul(world);
     match shape.collective {
         Collective::AllReduce | Collective::ReduceScatter | Collective::AllGather if situation.reproducible => {
             vec![Direct, Pat]
         }
         Collective::AllReduce if !alone => vec![Hierarchical],
-        Collective::AllReduce if world == 2 || situation.bytes <= WHOLE_VECTOR_BYTES => vec![RecursiveDoubling],
+        Collective::AllReduce if world == 2 && large => vec![Pat],
+        Collective::AllReduce if goes_whole(world, situation.bytes) => vec![RecursiveDoubling],
+        Collective::AllReduce | Collective::ReduceScatter | Collective::AllGather if large && world <= FEW_RANKS => {
+            vec![Direct, Pat]
+        }
         Collective::AllReduce | Collective::ReduceScatter | Collective::AllGather if large => vec![Ring, Pat],
         Collective::AllReduce | Collective::ReduceScatter | Collective::AllGather => vec![Pat, Ring],
         Collective::Reduce if situation.reproducible => vec![Direct],
@@ -112,5 +120,35 @@ fn preferred(shape: &Shape, situation: Situation) -> Vec<Algorithm> {
         Collective::Gather | Collective::Scatter => vec![Binomial, Pairwise],
         Collective::AllToAll | Collective::SendRecv => vec![Pairwise],
         Collective::Barrier => vec![Dissemination],
+    }
+}
+
+/// Whether a vector crosses the network in log2(n) steps at full length rather than in twice as many with 2(n-1)/n of it
+/// in all: where the bytes saved are worth less than the steps.
+fn goes_whole(world: usize, bytes: usize) -> bool {
+    let steps = world.next_power_of_two().ilog2() as usize;
+    let saved_bytes = bytes.saturating_mul(steps * world - 2 * (world - 1)) / world;
+    saved_bytes <= steps * STEP_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn between_hosts_steps_are_saved_for_short_vectors_and_bytes_for_long_ones() {
+        use Algorithm::*;
+        let chosen = |world, bytes| {
+            let situation = Situation { bytes, mapped: false, uneven_exchange: false, reproducible: false, wish: None };
+            choose(&Shape::apart(Collective::AllReduce, world), situation).unwrap()
+        };
+        for (world, expected) in [
+            (2, [RecursiveDoubling, RecursiveDoubling, RecursiveDoubling, Pat]),
+            (4, [RecursiveDoubling, RecursiveDoubling, Pat, Direct]),
+            (8, [RecursiveDoubling, RecursiveDoubling, Pat, Ring]),
+            (100, [RecursiveDoubling, RecursiveDoubling, Pat, Pat]),
+        ] {
+            assert_eq!([8, 32 << 10, 1 << 20, 64 << 20].map(|bytes| chosen(world, bytes)), expected, "{world} ranks");
+        }
     }
 }

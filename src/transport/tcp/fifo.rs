@@ -6,29 +6,37 @@
 //! ```
 #![forbid(unsafe_code)]
 
+use super::phase::{self, PAGE_BYTES};
 use crate::memory::{Block, Span};
 
 /// A queue of bytes that is contiguous at all times: it slides back to the start instead of wrapping around.
 pub struct Fifo {
     block: Block,
+    /// Bytes of the block before the queue's.
+    skipped_bytes: usize,
     head: usize,
     tail: usize,
 }
 
 impl Fifo {
-    /// An empty one. Its memory starts at a multiple of eight.
+    /// An empty one. Its memory starts at a multiple of eight, in the middle of a page ([`phase`]).
     pub fn new(capacity_bytes: usize) -> Fifo {
-        Fifo { block: Block::new(capacity_bytes), head: 0, tail: 0 }
+        let block = Block::new(capacity_bytes + PAGE_BYTES);
+        Fifo { skipped_bytes: phase::to_middle(block.span().addr()), block, head: 0, tail: 0 }
+    }
+
+    fn span(&self) -> Span {
+        self.block.span().from(self.skipped_bytes)
     }
 
     /// What is in it, oldest first.
     pub fn pending(&self) -> Span {
-        self.block.span().cut(self.head, self.tail - self.head)
+        self.span().cut(self.head, self.tail - self.head)
     }
 
     /// Where the next bytes go.
     pub fn room(&self) -> Span {
-        self.block.span().from(self.tail)
+        self.span().from(self.tail)
     }
 
     /// The first `len_bytes` of the room now hold bytes.
@@ -58,7 +66,7 @@ impl Fifo {
 
     fn slide(&mut self, head: usize) {
         let pending = self.pending();
-        let target = self.block.span().cut(head, pending.len());
+        let target = self.span().cut(head, pending.len());
         if target != pending {
             target.copy_from(pending);
         }

@@ -8,6 +8,7 @@
 //!     dial      the other side of that: calls until somebody answers
 //!   link        the two ends of a link over one or more connections
 //!     fifo      bytes between the caller's memory and a socket
+//!     phase     where in a page they should begin
 //! ```
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ mod frame;
 pub mod handshake;
 pub mod interface;
 pub mod link;
+mod phase;
 #[cfg(test)]
 mod tests;
 
