@@ -17,7 +17,7 @@ from typing import Any, Generic, List, NamedTuple, Optional, Sequence, Tuple, Ty
 
 from .dtypes import Element, PremulSum, ReduceOp, reduce_op
 from .errors import InvalidArgument
-from .memory import Memory, memory, optional
+from .memory import Memory, memory
 
 __all__ = ["Calls"]
 

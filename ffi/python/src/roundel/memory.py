@@ -15,7 +15,7 @@ The elements must lie densely in C order: a call moves bytes, and a staged copy 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Tuple
 
 from . import dlpack, pybuffer
 from .dtypes import Element, element
@@ -79,11 +79,16 @@ def memory(value: Any, *, target: bool, what: str) -> Memory:
 def _seen(value: Any, target: bool, what: str) -> Memory:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
-        return of_tensor(value, target, what)
+        if target and value.requires_grad and torch.is_grad_enabled():
+            raise InvalidArgument(f"{what} requires grad, and autograd would not see the change; pass tensor.detach()")
+        return of_tensor(value, what)
     if isinstance(value, Memory):
         return value
     # The class is asked, not the object: some objects grow attributes when they are looked at.
     kind = type(value)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic):
+        raise InvalidArgument(f"{what} is a NumPy scalar, which has no memory of its own; pass numpy.asarray(value)")
     if hasattr(kind, "__cuda_array_interface__"):
         raise _on_device(what, "__cuda_array_interface__")
     if hasattr(kind, "__array_interface__"):
@@ -128,19 +133,16 @@ def torch_element(dtype: "torch.dtype") -> Element:
     return found
 
 
-def of_tensor(tensor: "torch.Tensor", target: bool, what: str) -> Memory:
+def of_tensor(tensor: "torch.Tensor", what: str) -> Memory:
     torch = sys.modules["torch"]
     if tensor.layout is not torch.strided:
         raise Unsupported(f"{what} is a {tensor.layout} tensor; only dense ones are understood, see Tensor.to_dense()")
     if tensor.device.type != "cpu":
         raise _on_device(what, str(tensor.device))
     if not tensor.is_contiguous():
-        advice = "give a contiguous tensor and copy_() the result back" if target else "pass tensor.contiguous()"
-        raise _not_contiguous(what, advice)
+        raise _not_contiguous(what, "see Tensor.contiguous(), and Tensor.copy_() to bring a result back")
     if tensor.is_conj() or tensor.is_neg():
         raise InvalidArgument(f"{what} is a lazily conjugated or negated view; pass resolve_conj().resolve_neg()")
-    if target and tensor.requires_grad and torch.is_grad_enabled():
-        raise InvalidArgument(f"{what} requires grad, and autograd would not see the change; pass tensor.detach()")
     return Memory(tensor.data_ptr(), tensor.numel(), torch_element(tensor.dtype), owner=tensor)
 
 
@@ -217,8 +219,3 @@ def _of_dlpack(value: Any, what: str) -> Memory:
     if tensor.strides is not None and not _dense(tensor.shape, tensor.strides, 1):
         raise _not_contiguous(what, "make it so first")
     return Memory(tensor.address, _product(tensor.shape), tensor.element(what), writable=tensor.writable, owner=tensor)
-
-
-def optional(value: Any, *, target: bool, what: str) -> Optional[Memory]:
-    """:func:`memory`, where a call may do without."""
-    return None if value is None else memory(value, target=target, what=what)
