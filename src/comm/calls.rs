@@ -19,6 +19,13 @@ pub(super) fn call<T: Element>(collective: Collective, op: Option<ReduceOp>, cou
     Call { collective, dtype: T::DTYPE, op, root: 0, peer: 0, counts, input: Span::EMPTY, output: Span::EMPTY }
 }
 
+/// The two ends of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Send,
+    Recv,
+}
+
 /// The part of an in-place buffer that is one rank's block.
 fn block(whole: Span, world: usize, rank: Rank, elem_bytes: usize) -> Result<Span> {
     let count = whole.len() / elem_bytes;
@@ -70,8 +77,21 @@ impl Communicator {
                     call.root, call.peer
                 )));
             }
+            if self.half_to_self(call).is_some() {
+                self.not_to_self(me)?;
+            }
         }
         call.validate(self.rank(), self.world())
+    }
+
+    /// For one end of a message of this rank to itself: which. Only a group brings it together with the other end.
+    pub(super) fn half_to_self(&self, call: &Call) -> Option<End> {
+        let to_self = call.collective == Collective::SendRecv && [call.root, call.peer] == [self.rank(); 2];
+        match (call.input.is_empty(), call.output.is_empty()) {
+            (false, true) if to_self => Some(End::Send),
+            (true, false) if to_self => Some(End::Recv),
+            _ => None,
+        }
     }
 
     /// Everyone's `output` becomes the reduction of everyone's `input`.

@@ -3,10 +3,11 @@
 
 use super::Communicator;
 use crate::engine::{Call, Counts};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::Span;
 use crate::schedule::Program;
 use crate::types::{Collective, DType, Rank, ReduceOp};
+use std::fmt;
 
 /// How a call would run on this rank.
 #[derive(Debug, Clone)]
@@ -29,6 +30,18 @@ pub struct Explanation {
     pub program: Program,
 }
 
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Explanation { algorithm, transport, channels, chunks, chunk_bytes, slot_bytes, rounds, program } = self;
+        writeln!(
+            f,
+            "{algorithm} over {transport}, {channels} channels, {chunks} chunks of at most {chunk_bytes} bytes, slots of \
+             {slot_bytes} bytes, {rounds} rounds:"
+        )?;
+        program.fmt(f)
+    }
+}
+
 impl Communicator {
     /// What a call of `count` elements (as in [`Counts::Even`]) would do here. `mapped`: its buffers come from
     /// [`Communicator::alloc`]. Local: asks no other rank and sends nothing.
@@ -37,7 +50,7 @@ impl Communicator {
     /// # use roundel::{Collective, Communicator, DType, Options, ReduceOp};
     /// let comm = Communicator::threads(2, Options::default())?.remove(0);
     /// let plan = comm.explain(Collective::AllReduce, DType::F32, Some(ReduceOp::Sum), 1 << 20, 0, false, true)?;
-    /// println!("{} over {}:\n{}", plan.algorithm, plan.transport, plan.program);
+    /// println!("{plan}");
     /// # Ok::<(), roundel::Error>(())
     /// ```
     #[allow(clippy::too_many_arguments)]
@@ -52,6 +65,9 @@ impl Communicator {
         mapped: bool,
     ) -> Result<Explanation> {
         let counts = Counts::Even(count);
+        if root >= self.world() {
+            return Err(Error::invalid(format!("{collective}: root {root} in a world of {}", self.world())));
+        }
         let call = Call { collective, dtype, op, root, peer: root, counts, input: Span::EMPTY, output: Span::EMPTY };
         self.engine.with_lane(|lane| {
             let outline = lane.outline(&call, in_place, mapped)?;

@@ -2,7 +2,8 @@
 #![forbid(unsafe_code)]
 
 use super::Communicator;
-use super::calls::call;
+use super::calls::{End, call};
+use super::work::Work;
 use crate::element::Element;
 use crate::engine::{Call, Counts};
 use crate::error::{Error, Result};
@@ -46,29 +47,54 @@ impl Communicator {
     /// # Ok::<(), roundel::Error>(())
     /// ```
     pub fn group<'env>(&'env self, body: impl FnOnce(&mut Group<'env>) -> Result<()>) -> Result<()> {
+        self.engine.run_all(self.collect(body)?)
+    }
+
+    /// [`Communicator::group`] without waiting: starts the calls and returns the work of each. The buffers of the calls
+    /// must be what [`Span::new`] was promised until all of it has ended, so they are handed over as spans.
+    ///
+    /// Ranks of one process that a single thread drives meet this way: start the group on every communicator, then wait.
+    pub fn start_group(&self, calls: Vec<Call>) -> Result<Vec<Work<()>>> {
+        let calls = self.collect_all(calls)?;
+        let start = |(call, in_place)| {
+            let completion = self.engine.start(call, in_place)?;
+            Ok(Work::new(self.engine.clone(), completion, ()))
+        };
+        calls.into_iter().map(start).collect()
+    }
+
+    /// Whether [`Communicator::start_group`] would take these calls.
+    pub fn check_group(&self, calls: Vec<Call>) -> Result<()> {
+        self.collect_all(calls).map(drop)
+    }
+
+    fn collect_all(&self, calls: Vec<Call>) -> Result<Vec<(Call, bool)>> {
+        self.collect(|group| calls.into_iter().try_for_each(|call| group.call(call)))
+    }
+
+    /// The validated calls of a group, and which of them are in place.
+    fn collect<'env>(&'env self, body: impl FnOnce(&mut Group<'env>) -> Result<()>) -> Result<Vec<(Call, bool)>> {
         let mut group =
             Group { calls: Vec::new(), to_self: Vec::new(), from_self: Vec::new(), comm: self, buffers: PhantomData };
         body(&mut group)?;
         let calls = group.matched()?;
-        let calls = calls.into_iter().map(|call| self.validate(&call).map(|in_place| (call, in_place)));
-        self.engine.run_all(calls.collect::<Result<Vec<_>>>()?)
+        calls.into_iter().map(|call| self.validate(&call).map(|in_place| (call, in_place))).collect()
     }
 }
 
 impl<'env> Group<'env> {
-    /// Adds any call; its spans must stay what [`Span::new`] was promised until the group has run.
+    /// Adds any call; its spans must stay what [`Span::new`] was promised until the group has run. A message of this
+    /// rank to itself comes as two calls: one with the input only, one with the output only.
     pub fn call(&mut self, call: Call) -> Result<()> {
-        let me = self.comm.rank();
-        self.comm.validate(&call)?;
-        match call.collective {
-            Collective::SendRecv if call.root == me && call.peer == me => {
-                Err(Error::invalid("add a message of a rank to itself as a send and a receive"))
-            }
-            _ => {
+        match self.comm.half_to_self(&call) {
+            Some(End::Send) => self.to_self.push(call),
+            Some(End::Recv) => self.from_self.push(call),
+            None => {
+                self.comm.validate(&call)?;
                 self.calls.push(call);
-                Ok(())
             }
         }
+        Ok(())
     }
 
     /// Adds [`Communicator::all_reduce_in_place`].
@@ -94,22 +120,12 @@ impl<'env> Group<'env> {
 
     /// Adds [`Communicator::send`]; here also to this rank itself, with a receive in the same group.
     pub fn send<T: Element>(&mut self, data: &'env [T], to: Rank) -> Result<()> {
-        let call = self.comm.sending::<T>(lend(data), to);
-        if to == self.comm.rank() {
-            self.to_self.push(call);
-            return Ok(());
-        }
-        self.call(call)
+        self.call(self.comm.sending::<T>(lend(data), to))
     }
 
     /// Adds [`Communicator::recv`]; here also from this rank itself, with a send in the same group.
     pub fn recv<T: Element>(&mut self, data: &'env mut [T], from: Rank) -> Result<()> {
-        let call = self.comm.receiving::<T>(lend_mut(data), from);
-        if from == self.comm.rank() {
-            self.from_self.push(call);
-            return Ok(());
-        }
-        self.call(call)
+        self.call(self.comm.receiving::<T>(lend_mut(data), from))
     }
 
     /// All calls, a rank's messages to itself joined into one call each.

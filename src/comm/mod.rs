@@ -14,6 +14,7 @@ mod links;
 mod options;
 mod split;
 mod start;
+mod waiter;
 mod watch;
 mod work;
 mod world;

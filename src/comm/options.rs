@@ -4,7 +4,7 @@
 use crate::error::{Error, Result};
 use crate::schedule::catalogue::Algorithm;
 use crate::topology::TransportChoice;
-use crate::transport::shm::{ARENA_SIZE_VARIABLE, Arena};
+use crate::transport::shm::Arena;
 use crate::transport::tcp::interface::PortRange;
 use std::str::FromStr;
 use std::time::Duration;
@@ -84,6 +84,22 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The names that [`Options::set`] knows. `ROUNDEL_` and the name in capitals is the variable.
+    pub const NAMES: [&str; 12] = [
+        "timeout_ms",
+        "init_timeout_ms",
+        "transport",
+        "algo",
+        "channels",
+        "sockets",
+        "reproducible",
+        "iface",
+        "port_range",
+        "stage_bytes",
+        "ring_bytes",
+        "arena_bytes",
+    ];
+
     /// The defaults, changed by the `ROUNDEL_*` variables that are set. A value that makes no sense is an error that
     /// names its variable.
     pub fn from_env() -> Result<Options> {
@@ -91,26 +107,47 @@ impl Options {
     }
 
     fn from_lookup(env: &dyn Fn(&str) -> Option<String>) -> Result<Options> {
-        let defaults = Options::default();
-        let millis = |name, default: Duration| {
-            Ok::<_, Error>(parse(env, name, "a number of milliseconds")?.map_or(default, Duration::from_millis))
-        };
-        let options = Options {
-            timeout: millis("ROUNDEL_TIMEOUT_MS", defaults.timeout)?,
-            init_timeout: millis("ROUNDEL_INIT_TIMEOUT_MS", defaults.init_timeout)?,
-            transport: parse(env, "ROUNDEL_TRANSPORT", "auto, memory, shm or tcp")?.unwrap_or(defaults.transport),
-            algorithm: parse(env, "ROUNDEL_ALGO", &Algorithm::ALL.map(Algorithm::name).join(", "))?,
-            channels: parse(env, "ROUNDEL_CHANNELS", "a number from 1 to 16")?.unwrap_or(defaults.channels),
-            sockets: parse(env, "ROUNDEL_SOCKETS", "a number from 1 to 16")?.unwrap_or(defaults.sockets),
-            reproducible: parse::<Switch>(env, "ROUNDEL_REPRODUCIBLE", "0 or 1")?.is_some_and(|switch| switch.0),
-            interface: env("ROUNDEL_IFACE").filter(|value| !value.is_empty()),
-            port_range: parse(env, "ROUNDEL_PORT_RANGE", "two ports, as in 20000-20100")?,
-            stage_bytes: parse(env, "ROUNDEL_STAGE_BYTES", "a number of bytes")?.unwrap_or(defaults.stage_bytes),
-            ring_bytes: parse(env, "ROUNDEL_RING_BYTES", "a power of two")?.unwrap_or(defaults.ring_bytes),
-            arena_bytes: parse(env, ARENA_SIZE_VARIABLE, "a number of bytes")?.unwrap_or(defaults.arena_bytes),
-        };
+        let mut options = Options::default();
+        for name in Options::NAMES {
+            if let Some(value) = env(&variable(name)).filter(|value| !value.is_empty()) {
+                options.set(name, &value)?;
+            }
+        }
         options.check()?;
         Ok(options)
+    }
+
+    /// Changes one setting, named and written as its variable is but for `ROUNDEL_` and the capitals: for bindings and
+    /// configuration files.
+    ///
+    /// ```
+    /// let mut options = roundel::Options::default();
+    /// options.set("timeout_ms", "5000")?;
+    /// assert_eq!(options.timeout, std::time::Duration::from_secs(5));
+    /// assert!(options.set("timeout", "5 s").unwrap_err().to_string().contains("timeout_ms"));
+    /// # Ok::<(), roundel::Error>(())
+    /// ```
+    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        let millis = || parse(name, value, "a number of milliseconds").map(Duration::from_millis);
+        match name {
+            "timeout_ms" => self.timeout = millis()?,
+            "init_timeout_ms" => self.init_timeout = millis()?,
+            "transport" => self.transport = parse(name, value, "auto, memory, shm or tcp")?,
+            "algo" => self.algorithm = Some(parse(name, value, &Algorithm::ALL.map(Algorithm::name).join(", "))?),
+            "channels" => self.channels = parse(name, value, "a number from 1 to 16")?,
+            "sockets" => self.sockets = parse(name, value, "a number from 1 to 16")?,
+            "reproducible" => self.reproducible = parse::<Switch>(name, value, "0 or 1")?.0,
+            "iface" => self.interface = Some(value.to_string()),
+            "port_range" => self.port_range = Some(parse(name, value, "two ports, as in 20000-20100")?),
+            "stage_bytes" => self.stage_bytes = parse(name, value, "a number of bytes")?,
+            "ring_bytes" => self.ring_bytes = parse(name, value, "a power of two")?,
+            "arena_bytes" => self.arena_bytes = parse(name, value, "a number of bytes")?,
+            _ => {
+                let names = Options::NAMES.join(", ");
+                return Err(Error::invalid(format!("there is no setting {name:?}; there are {names}")));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the values make sense together.
@@ -150,12 +187,13 @@ impl FromStr for Switch {
     }
 }
 
-fn parse<T: FromStr>(env: &dyn Fn(&str) -> Option<String>, name: &str, expected: &str) -> Result<Option<T>> {
-    let Some(text) = env(name).filter(|text| !text.is_empty()) else { return Ok(None) };
-    match text.parse() {
-        Ok(value) => Ok(Some(value)),
-        Err(_) => Err(Error::invalid(format!("{name}={text:?}; expected {expected}"))),
-    }
+/// The variable of a setting.
+fn variable(name: &str) -> String {
+    format!("ROUNDEL_{}", name.to_ascii_uppercase())
+}
+
+fn parse<T: FromStr>(name: &str, value: &str, expected: &str) -> Result<T> {
+    value.parse().map_err(|_| Error::invalid(format!("{}={value:?}; expected {expected}", variable(name))))
 }
 
 #[cfg(test)]
@@ -172,6 +210,18 @@ mod tests {
         assert_eq!(with("ROUNDEL_ALGO", "ring").unwrap().algorithm, Some(Algorithm::Ring));
         assert!(with("ROUNDEL_REPRODUCIBLE", "1").unwrap().reproducible);
         assert_eq!(with("ROUNDEL_CHANNELS", "").unwrap().channels, 1);
+    }
+
+    #[test]
+    fn every_setting_has_the_variable_of_the_table() {
+        assert_eq!(variable("arena_bytes"), crate::transport::shm::ARENA_SIZE_VARIABLE);
+        let table = include_str!("options.rs").split("#[derive").next().unwrap();
+        for name in Options::NAMES {
+            assert!(table.contains(&format!("| `{}`", variable(name))), "{name}");
+            // What no setting takes, so that a name without an arm of its own is found.
+            let error = Options::default().set(name, "\u{0}").err().map(|error| error.to_string());
+            assert!(error.is_none_or(|error| error.contains(&variable(name))), "{name}");
+        }
     }
 
     #[test]

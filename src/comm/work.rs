@@ -1,9 +1,11 @@
 //! Calls that go on while the caller does something else: [`Work`].
 #![forbid(unsafe_code)]
 
+use super::waiter::Waiter;
 use crate::engine::{Completion, Engine};
 use crate::error::{Error, Result};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// A call in flight that owns its buffers. It makes progress by itself; [`Work::wait`] gives the buffers back.
 ///
@@ -23,6 +25,8 @@ use std::sync::Arc;
 pub struct Work<B> {
     engine: Arc<Engine>,
     completion: Arc<Completion>,
+    /// Made by the first wait that has a limit.
+    waiter: OnceLock<Waiter>,
     buffers: Option<B>,
 }
 
@@ -57,7 +61,7 @@ impl<B> std::error::Error for Failed<B> {}
 
 impl<B> Work<B> {
     pub(super) fn new(engine: Arc<Engine>, completion: Arc<Completion>, buffers: B) -> Work<B> {
-        Work { engine, completion, buffers: Some(buffers) }
+        Work { engine, completion, waiter: OnceLock::new(), buffers: Some(buffers) }
     }
 
     /// True once the call has ended, well or badly; never blocks.
@@ -75,7 +79,34 @@ impl<B> Work<B> {
         }
     }
 
-    fn finish(&self) -> Result<()> {
+    /// How the call ended, once it has; never blocks.
+    pub fn outcome(&self) -> Option<Result<()>> {
+        self.completion.outcome().cloned()
+    }
+
+    /// [`Work::finish`] for at most `timeout`; then `None`, and the call goes on.
+    ///
+    /// ```
+    /// # use roundel::{Communicator, Options, ReduceOp};
+    /// # use std::time::Duration;
+    /// let comm = Communicator::threads(1, Options::default())?.remove(0);
+    /// let work = comm.start_all_reduce(vec![1.0f32; 8], ReduceOp::Sum)?;
+    /// while work.finish_within(Duration::from_millis(100)).is_none() {
+    ///     // Look whether the user wants to stop.
+    /// }
+    /// # Ok::<(), roundel::Error>(())
+    /// ```
+    pub fn finish_within(&self, timeout: Duration) -> Option<Result<()>> {
+        if timeout.is_zero() || self.test() || Waiter::is_soon(&self.completion, timeout) {
+            return self.outcome();
+        }
+        let waiter = self.waiter.get_or_init(|| Waiter::start(self.engine.clone(), self.completion.clone()));
+        waiter.wait(timeout);
+        self.outcome()
+    }
+
+    /// Blocks until the call has ended; the buffers stay where they are. May be called by several threads and again.
+    pub fn finish(&self) -> Result<()> {
         self.engine.wait(&self.completion)
     }
 }

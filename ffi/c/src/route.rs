@@ -1,0 +1,91 @@
+//! Where a call goes: it runs, it starts, or the thread's group takes it.
+
+use crate::boundary::{Outcome, boundary};
+use crate::last_error::Failure;
+use crate::names::{roundel_comm_t, roundel_result_t, roundel_work_t};
+use crate::{comm, group, work};
+use library::{Call, Communicator, Error};
+
+/// Runs the call that `make` describes, or adds it to the group that is open on this thread.
+#[inline]
+pub fn run(
+    function: &'static str,
+    handle: roundel_comm_t,
+    make: impl FnOnce(&Communicator) -> Outcome<Call>,
+) -> roundel_result_t {
+    boundary(function, || {
+        if group::is_open() {
+            return group::add(handle, |comm| Ok([make(comm)?]));
+        }
+        let comm = comm::get(handle)?;
+        let on = |failure: Failure| failure.on(comm.rank());
+        comm.run(&make(&comm).map_err(on)?).map_err(|error| on(error.into()))
+    })
+}
+
+/// Runs two calls at once, or adds them to the open group.
+pub fn run_both(
+    function: &'static str,
+    handle: roundel_comm_t,
+    make: impl FnOnce(&Communicator) -> Outcome<[Call; 2]>,
+) -> roundel_result_t {
+    boundary(function, || {
+        if group::is_open() {
+            return group::add(handle, make);
+        }
+        let comm = comm::get(handle)?;
+        let on = |failure: Failure| failure.on(comm.rank());
+        let calls = make(&comm).map_err(on)?;
+        let ended = comm.group(|group| calls.into_iter().try_for_each(|call| group.call(call)));
+        ended.map_err(|error| on(error.into()))
+    })
+}
+
+/// Starts the call that `make` describes.
+///
+/// # Safety
+/// `to` is NULL or has room for a handle.
+pub unsafe fn start(
+    function: &'static str,
+    handle: roundel_comm_t,
+    to: *mut roundel_work_t,
+    make: impl FnOnce(&Communicator) -> Outcome<Call>,
+) -> roundel_result_t {
+    // SAFETY: promised by the caller.
+    unsafe { start_any(function, handle, to, make, |comm, call| Ok(vec![comm.start(&call)?])) }
+}
+
+/// Starts two calls.
+///
+/// # Safety
+/// `to` is NULL or has room for a handle.
+pub unsafe fn start_both(
+    function: &'static str,
+    handle: roundel_comm_t,
+    to: *mut roundel_work_t,
+    make: impl FnOnce(&Communicator) -> Outcome<[Call; 2]>,
+) -> roundel_result_t {
+    // SAFETY: promised by the caller.
+    unsafe { start_any(function, handle, to, make, |comm, calls| comm.start_group(calls.into())) }
+}
+
+/// # Safety
+/// `to` is NULL or has room for a handle.
+unsafe fn start_any<C>(
+    function: &'static str,
+    handle: roundel_comm_t,
+    to: *mut roundel_work_t,
+    make: impl FnOnce(&Communicator) -> Outcome<C>,
+    start: impl FnOnce(&Communicator, C) -> Result<Vec<library::Work<()>>, Error>,
+) -> roundel_result_t {
+    boundary(function, || {
+        group::must_be_closed("a nonblocking call")?;
+        let comm = comm::get(handle)?;
+        let start = || {
+            let calls = make(&comm)?;
+            // SAFETY: promised by the caller.
+            unsafe { work::hand_out(to, comm.rank(), || Ok(start(&comm, calls)?)) }
+        };
+        start().map_err(|failure| failure.on(comm.rank()))
+    })
+}
