@@ -7,7 +7,7 @@ import math
 from ctypes import c_void_p
 from typing import Any, Sequence, Tuple, Union
 
-from .dtypes import element
+from .dtypes import Element, element
 from .errors import InvalidArgument
 from .library import check, lib
 from .memory import Memory
@@ -21,8 +21,8 @@ class Mapped(Memory):
 
     __slots__ = ("_block",)
 
-    def __init__(self, comm: Any, count: int, dtype: str) -> None:
-        kind = element(dtype)
+    def __init__(self, comm: Any, count: int, dtype: Union[str, Element]) -> None:
+        kind = element(dtype) if isinstance(dtype, str) else dtype
         if count < 0:
             raise InvalidArgument(f"memory for {count} elements")
         block = _Block(comm, count * kind.size_bytes)

@@ -134,9 +134,11 @@ class Work(c10d.Work):  # type: ignore[misc]
             for flight in self._flights:
                 if self._error is None:
                     self._error = flight.error()
-            if self._error is None:
-                for step in self._finish:
+            try:
+                for step in self._finish if self._error is None else ():
                     step()
+            except RoundelError as error:
+                self._error = error
             self._finish = []
             self._flights = ()
             self._settled = True
