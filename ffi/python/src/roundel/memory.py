@@ -164,7 +164,7 @@ def _of_array(value: Any, what: str) -> Memory:
     facts = value.__array_interface__
     typestr: str = facts["typestr"]
     shape: Tuple[int, ...] = facts["shape"]
-    size = int(typestr[2:])
+    size = _size_bytes(typestr, what)
     strides = facts.get("strides")
     if strides is not None and not _dense(shape, strides, size):
         raise _not_contiguous(what, "see numpy.ascontiguousarray()")
@@ -179,15 +179,28 @@ def _array_element(value: Any, typestr: str, size: int, what: str) -> Element:
     order, kind = typestr[0], typestr[1]
     if order not in ("|", "=", "<" if sys.byteorder == "little" else ">"):
         raise InvalidArgument(f"{what} has elements in foreign byte order ({typestr}); convert them first")
+    dtype = getattr(value, "dtype", None)
+    if getattr(dtype, "hasobject", False):
+        raise _holds_objects(what)
+    if kind in _MOVED_KINDS or (kind, size) == ("f", 1):
+        # ml_dtypes' bfloat16 and float8 present themselves as V2, V1 or f1; their name tells what they are.
+        return element(str(getattr(dtype, "name", typestr)), size)
     if kind in _KINDS:
         return element(_KINDS[kind](size), size)
-    dtype = getattr(value, "dtype", None)
-    if kind == "O" or getattr(dtype, "hasobject", False):
-        raise InvalidArgument(f"{what} holds Python objects, which have no meaning in another process")
-    if kind in _MOVED_KINDS:
-        # ml_dtypes' bfloat16 and float8 present themselves as V2 and V1; their name tells what they are.
-        return element(str(getattr(dtype, "name", typestr)), size)
     raise InvalidArgument(f"{what} has elements of an unknown kind ({typestr})")
+
+
+def _size_bytes(typestr: str, what: str) -> int:
+    """As in ``<f4``, ``<M8[s]``, ``|S5``."""
+    digits = typestr[2:].split("[")[0]
+    if not digits:
+        raise _holds_objects(what)
+    # Text is counted in characters of four bytes.
+    return int(digits) * (4 if typestr[1] == "U" else 1)
+
+
+def _holds_objects(what: str) -> InvalidArgument:
+    return InvalidArgument(f"{what} holds Python objects, which have no meaning in another process")
 
 
 def _product(shape: Tuple[int, ...]) -> int:

@@ -28,12 +28,7 @@ def monitored_barrier(store: Any, number: int, rank: int, world: int, timeout: t
                 f"Please check rank 0 logs for faulty rank.\n Original exception: \n{failure}"
             )
         return
-    missing = _missing(store, [here(r) for r in range(1, world)], timeout, wait_all_ranks)
-    failure = ""
-    if missing:
-        ranks = ", ".join(str(rank) for rank in missing)
-        many = "s" if len(missing) > 1 else ""
-        failure = f"[Rank 0]: Rank{many} {ranks} failed to pass monitoredBarrier in {int(timeout.total_seconds() * 1000)} ms"
+    failure = _failure(store, [here(r) for r in range(1, world)], timeout, wait_all_ranks)
     store.set(verdict, failure)
     if failure:
         raise dist.DistBackendError(failure)
@@ -42,19 +37,25 @@ def monitored_barrier(store: Any, number: int, rank: int, world: int, timeout: t
         _forget(store, number - 1, world)
 
 
-def _missing(store: Any, keys: List[str], timeout: timedelta, all_of_them: bool) -> List[int]:
-    """The ranks whose keys did not come in time: the first of them, or all."""
-    deadline = time.monotonic() + timeout.total_seconds()
-    missing = []
+def _failure(store: Any, keys: List[str], timeout: timedelta, all_of_them: bool) -> str:
+    """What rank 0 has to say when the others have come, or the time is over: nothing, or who is missing, the first or all."""
+    limit_s = timeout.total_seconds()
+    deadline = time.monotonic() + limit_s
+    missing: List[int] = []
     for rank, key in enumerate(keys, start=1):
-        left = timedelta(seconds=max(0.001, deadline - time.monotonic()))
+        left_s = deadline - time.monotonic()
+        if left_s <= 0 and not missing and not store.check([key]):
+            return f"[Rank 0]: Rank 0 timed out in monitoredBarrier after {limit_s * 1000:.0f} ms, before rank {rank} was heard of"
         try:
-            store.wait([key], left)
+            store.wait([key], timedelta(seconds=max(0.001, left_s)))
         except Exception:
             missing.append(rank)
             if not all_of_them:
                 break
-    return missing
+    if not missing:
+        return ""
+    ranks = ", ".join(str(rank) for rank in missing)
+    return f"[Rank 0]: Rank{'s' if len(missing) > 1 else ''} {ranks} failed to pass monitoredBarrier in {limit_s * 1000:.0f} ms"
 
 
 def _forget(store: Any, number: int, world: int) -> None:
