@@ -1,6 +1,6 @@
 """A DistributedDataParallel communication hook on the zero-copy path."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: DistributedDataParallel looks at a hook's annotations, and wants types.
 
 from typing import Any, Dict, Optional
 
@@ -25,11 +25,11 @@ class MappedAllReduce:
         self._buckets: Dict[int, torch.Tensor] = {}
 
     @staticmethod
-    def hook(state: "MappedAllReduce", bucket: dist.GradBucket) -> "torch.futures.Future[torch.Tensor]":
+    def hook(state: "MappedAllReduce", bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
         """What ``register_comm_hook`` takes, with the object as its state."""
         return state(bucket)
 
-    def __call__(self, bucket: dist.GradBucket) -> "torch.futures.Future[torch.Tensor]":
+    def __call__(self, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
         gradients = bucket.buffer()
         mapped = self._buckets.get(bucket.index())
         # DDP rebuilds its buckets after the first step.

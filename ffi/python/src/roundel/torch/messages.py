@@ -12,6 +12,7 @@ wish, rarely once nothing has changed for a while: the first receive from anybod
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -83,6 +84,11 @@ class Messages:
         self._closed.set()
         if self._look is not None:
             self._look.join()
+        with self._lock, contextlib.suppress(Exception):  # the store may have gone before
+            # Small messages arrive also when their sender has left: whoever wants to receive from anybody must know of them.
+            for rank in self._sent:
+                if rank not in self._listeners:
+                    self._publish(rank)
 
     # --- inside; all but the threads' bodies under the lock ---
 

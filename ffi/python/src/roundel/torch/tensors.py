@@ -27,11 +27,11 @@ def source(tensor: torch.Tensor) -> Memory:
 
 def target(tensor: torch.Tensor, finish: Finish) -> Memory:
     """A tensor that a call writes, and may read first."""
-    if not tensor.is_contiguous() or tensor.is_conj() or tensor.is_neg():
-        staged = _dense_copy(tensor)
-        finish.append(lambda: _copy_back(tensor, staged))
-        tensor = staged
-    return of_tensor(tensor, "the tensor")
+    if tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
+        return of_tensor(tensor, "the tensor")
+    staged = _dense_copy(tensor)
+    finish.append(lambda: _copy_back(tensor, staged))
+    return of_tensor(staged, "the tensor")
 
 
 def sources(tensors: Sequence[torch.Tensor]) -> Memory:
