@@ -64,7 +64,7 @@ impl Communicator {
     /// ```
     pub fn run(&self, call: &Call) -> Result<()> {
         let in_place = self.validate(call)?;
-        self.engine.run(call.clone(), in_place)
+        self.engine.run(call, in_place)
     }
 
     /// Checks a call without running it; true when it is in place.

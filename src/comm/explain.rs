@@ -64,11 +64,13 @@ impl Communicator {
         in_place: bool,
         mapped: bool,
     ) -> Result<Explanation> {
-        let counts = Counts::Even(count);
         if root >= self.world() {
             return Err(Error::invalid(format!("{collective}: root {root} in a world of {}", self.world())));
         }
+        let counts = Counts::Even(count);
         let call = Call { collective, dtype, op, root, peer: root, counts, input: Span::EMPTY, output: Span::EMPTY };
+        // Refuses what overflows.
+        call.sizes(self.rank(), self.world())?;
         self.engine.with_lane(|lane| {
             let outline = lane.outline(&call, in_place, mapped)?;
             Ok(Explanation {

@@ -20,7 +20,7 @@ use crate::transport::{Interest, Sleeper};
 use crate::types::{Collective, Rank};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -98,6 +98,47 @@ impl Patience {
     }
 }
 
+/// A wait without news, from its beginning.
+struct Idle {
+    patience: Patience,
+    since: Option<Instant>,
+    turns: u32,
+}
+
+/// Turns of a wait between two looks at the clock, which costs more than a look at a flag.
+const TURNS_PER_LOOK: u32 = 32;
+
+impl Idle {
+    fn new(patience: Patience) -> Idle {
+        Idle { patience, since: None, turns: 0 }
+    }
+
+    fn since(&mut self) -> Instant {
+        *self.since.get_or_insert_with(Instant::now)
+    }
+
+    /// Spins or yields a little; false when it is time to sleep.
+    fn rest(&mut self) -> bool {
+        self.turns = self.turns.wrapping_add(1);
+        let spins = self.patience.spin > Duration::ZERO;
+        if spins && self.turns < TURNS_PER_LOOK {
+            std::hint::spin_loop();
+            return true;
+        }
+        let idle = self.since().elapsed();
+        if spins && idle <= self.patience.spin {
+            self.turns = 0;
+            std::hint::spin_loop();
+            return true;
+        }
+        if idle <= self.patience.awake {
+            std::thread::yield_now();
+            return true;
+        }
+        false
+    }
+}
+
 impl Engine {
     pub(crate) fn new(
         lane: Lane,
@@ -125,14 +166,57 @@ impl Engine {
     }
 
     /// Runs a validated call to its end on this thread.
-    pub(crate) fn run(&self, call: Call, in_place: bool) -> Result<()> {
+    pub(crate) fn run(&self, call: &Call, in_place: bool) -> Result<()> {
         self.fate.check()?;
+        if let Some(outcome) = self.run_through(call, in_place) {
+            return outcome;
+        }
+        let call = call.clone();
         let completion = Arc::new(Completion::default());
         let state = self.submit(Submission { call, in_place, completion: completion.clone() });
         if state.driving {
             (self.wake)();
         }
         self.follow(state, &completion)
+    }
+
+    /// The short way, for a call that needs no company: nobody drives, nothing is in flight, an equal call was made before
+    /// and only this host's ranks take part. Then nothing is allocated, queued or looked up, and the caller waits
+    /// awake. What takes longer joins the calls in flight, as it stands, and goes on the long way. `None`: not such a
+    /// call.
+    fn run_through(&self, call: &Call, in_place: bool) -> Option<Result<()>> {
+        // Relaxed: calls that this thread submitted before are seen; those of other threads have no order with this one.
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let mut guard = match self.lane.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let drive = &mut *guard;
+        if !drive.lane.board(call, in_place) {
+            return None;
+        }
+        let mut idle = Idle::new(drive.patience);
+        let error = loop {
+            match self.fate.check().and_then(|()| drive.lane.poll_express()) {
+                Ok(true) => return Some(Ok(())),
+                Ok(false) if idle.rest() => {}
+                Ok(false) => break None,
+                Err(error) => break Some(error),
+            }
+        };
+        let completion = Arc::new(Completion::default());
+        drive.lane.park(completion.clone());
+        if let Some(error) = error {
+            self.fail(&mut drive.lane, error);
+        }
+        // The lane is given back only when the call is counted: whoever drives next settles that count.
+        let mut state = self.lock();
+        state.open = drive.lane.in_flight() + state.inbox.len();
+        drop(guard);
+        Some(self.follow(state, &completion))
     }
 
     /// Runs validated calls together; returns when all have ended, with the first error.
@@ -278,7 +362,7 @@ impl Engine {
     fn drive(&self, enough: impl Fn() -> bool) {
         let mut guard = self.lane.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let drive = &mut *guard;
-        let mut idle_since: Option<Instant> = None;
+        let mut idle = Idle::new(drive.patience);
         loop {
             self.admit(&mut drive.lane);
             let moved = match self.fate.check().and_then(|()| drive.lane.poll()) {
@@ -295,17 +379,14 @@ impl Engine {
                 return;
             }
             if moved {
-                idle_since = None;
+                idle = Idle::new(drive.patience);
                 continue;
             }
-            let since = *idle_since.get_or_insert_with(Instant::now);
-            let idle = since.elapsed();
-            if idle <= drive.patience.spin {
-                std::hint::spin_loop();
-            } else if idle <= drive.patience.awake {
-                std::thread::yield_now();
-            } else if let Err(error) = self.look_around(&mut drive.lane, since).and_then(|()| self.sleep(drive, since))
-            {
+            if idle.rest() {
+                continue;
+            }
+            let since = idle.since();
+            if let Err(error) = self.look_around(&mut drive.lane, since).and_then(|()| self.sleep(drive, since)) {
                 self.fail(&mut drive.lane, error);
                 self.settle(&drive.lane);
             }

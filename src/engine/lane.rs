@@ -7,7 +7,7 @@
 //! Nothing here blocks, sleeps, starts a thread or reads a clock: whoever drives the lane does ([`super::driver`]).
 #![forbid(unsafe_code)]
 
-use super::call::{Call, Counts};
+use super::call::Call;
 use super::completion::Completion;
 use super::fate::Fate;
 use super::local;
@@ -15,21 +15,24 @@ use super::plan::{CallKey, Plans, Prepared, Way};
 use super::port::{Connector, Link};
 use super::scaling::Scaling;
 use super::settings::Settings;
-use super::task::{Parts, Task, signature};
+use super::task::{Parts, Slots, Task, signature};
 use crate::engine::layout::Layout;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Signature};
 use crate::memory::Span;
 use crate::schedule::catalogue::Algorithm;
 use crate::schedule::{Op, Port, Program};
 use crate::transport::{Interest, Shared};
-use crate::types::{Collective, Rank};
+use crate::types::{Collective, Rank, ReduceOp};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Messages between two ranks travel on a channel of their own: they are matched with each other only, whatever
 /// collectives run between them.
 const MESSAGE_CHANNEL: u8 = u8::MAX;
+
+/// So many tasks are kept for equal calls: a loop repeats a few different ones.
+const SPARES: usize = 16;
 
 /// All calls in flight of one rank on one communicator.
 pub(crate) struct Lane {
@@ -40,7 +43,11 @@ pub(crate) struct Lane {
     pub(super) connector: Box<dyn Connector>,
     pub(super) links: Vec<Link>,
     link_of: HashMap<Port, usize>,
-    tasks: VecDeque<Task>,
+    tasks: VecDeque<Box<Task>>,
+    /// The call that its caller runs straight through, alone.
+    express: Option<Box<Task>>,
+    /// Tasks that have ended, for equal calls to come; the latest last.
+    spares: Vec<Box<Task>>,
     /// Collectives admitted so far.
     sequence: u64,
     /// Messages to and from each rank so far.
@@ -91,6 +98,8 @@ impl Lane {
             links: Vec::new(),
             link_of: HashMap::new(),
             tasks: VecDeque::new(),
+            express: None,
+            spares: Vec::new(),
             sequence: 0,
             messages: HashMap::new(),
             signals: 0,
@@ -106,13 +115,88 @@ impl Lane {
     /// Takes a validated call in. An error here has sent nothing, and leaves the communicator usable.
     pub(crate) fn admit(&mut self, mut call: Call, mut in_place: bool, completion: Arc<Completion>) -> Result<()> {
         let scaling = Scaling::take_from(&mut call, &mut in_place);
-        let mapped = self.shared.as_deref().is_some_and(|shared| local::reachable(shared, &call));
-        let Prepared { plan, layout } = self.prepare(&call, in_place, mapped)?;
+        let mapped = self.reachable(&call);
+        let prepared = self.prepare(&call, in_place, mapped)?;
+        let signature = self.sign(&call);
+        let mut task = self.task(prepared, &call, in_place, mapped, signature);
+        task.completion = Some(completion);
+        task.buffers.owned.extend(scaling.and_then(Scaling::run));
+        task.allocate_scratch();
+        self.tasks.push_back(task);
+        Ok(())
+    }
+
+    /// Takes a validated call in that can run straight through: one that no other call is in flight with, that was made
+    /// before, and that needs no link. False, and nothing has happened, where it is not of that kind.
+    ///
+    /// Whoever boards it calls [`Lane::poll_express`] until it is over, or [`Lane::park`].
+    pub(crate) fn board(&mut self, call: &Call, in_place: bool) -> bool {
+        if !self.tasks.is_empty() || matches!(call.op, Some(ReduceOp::PreMulSum(_))) {
+            return false;
+        }
+        let mapped = self.reachable(call);
+        let Some(key) = CallKey::new(call, in_place, mapped) else { return false };
+        if let Some(at) = self.spares.iter().rposition(|spare| spare.key == Some(key)) {
+            let signature = self.sign(call);
+            let mut task = self.spares.remove(at);
+            task.renew(call, signature);
+            self.express = Some(task);
+            return true;
+        }
+        let Some(prepared) = self.plans.recall(&key).filter(|prepared| prepared.plan.is_local()) else { return false };
+        let signature = self.sign(call);
+        let mut task = self.task(prepared, call, in_place, mapped, signature);
+        task.allocate_scratch();
+        self.express = Some(task);
+        true
+    }
+
+    /// Moves the call that was boarded as far as it goes; true when it is over.
+    pub(crate) fn poll_express(&mut self) -> Result<bool> {
+        let Some(mut task) = self.express.take() else { return Ok(true) };
+        let outcome = self.advance_local(&mut task).map_err(|error| error.during(task.op));
+        if outcome.is_ok() && task.is_over() {
+            self.retire(task);
+            return Ok(true);
+        }
+        self.express = Some(task);
+        outcome.map(|_| false)
+    }
+
+    /// Puts the call that was boarded among the calls in flight.
+    pub(crate) fn park(&mut self, completion: Arc<Completion>) {
+        if let Some(mut task) = self.express.take() {
+            task.started = Instant::now();
+            task.completion = Some(completion);
+            self.tasks.push_back(task);
+        }
+    }
+
+    /// Whether every neighbour can reach the call's buffers.
+    fn reachable(&self, call: &Call) -> bool {
+        self.shared.as_deref().is_some_and(|shared| local::reachable(shared, call))
+    }
+
+    /// Counts a call.
+    fn sign(&mut self, call: &Call) -> Signature {
+        let sequence = self.next_sequence(call);
+        signature(call, sequence, self.settings.epoch, self.settings.digest)
+    }
+
+    fn task(
+        &mut self,
+        prepared: Prepared,
+        call: &Call,
+        in_place: bool,
+        mapped: bool,
+        signature: Signature,
+    ) -> Box<Task> {
+        let Prepared { plan, layout } = prepared;
         let message = call.collective == Collective::SendRecv;
-        let sequence = self.next_sequence(&call);
         let links: Vec<usize> = plan.runs.iter().map(|run| self.link(run.port, message)).collect();
-        let mut task = Task::new(Parts {
-            signature: signature(&call, sequence, self.settings.epoch, self.settings.digest),
+        Box::new(Task::new(Parts {
+            key: CallKey::new(call, in_place, mapped).filter(|_| plan.is_local()),
+            signature,
             me: self.settings.me,
             world: self.settings.world(),
             stage_bytes: self.settings.stage_bytes,
@@ -121,29 +205,14 @@ impl Lane {
             links,
             plan,
             layout,
-            call,
-            completion,
-        });
-        task.buffers.owned.extend(scaling.and_then(Scaling::run));
-        task.allocate_scratch();
-        self.tasks.push_back(task);
-        Ok(())
+            call: call.clone(),
+            completion: None,
+        }))
     }
 
     /// Plan and geometry of a call; from memory where an equal one was made before.
     pub(super) fn prepare(&mut self, call: &Call, in_place: bool, mapped: bool) -> Result<Prepared> {
-        let key = match call.counts {
-            Counts::Even(count) => Some(CallKey {
-                collective: call.collective,
-                dtype: call.dtype,
-                count,
-                root: call.root,
-                peer: call.peer,
-                in_place,
-                mapped,
-            }),
-            _ => None,
-        };
+        let key = CallKey::new(call, in_place, mapped);
         if let Some(prepared) = key.as_ref().and_then(|key| self.plans.recall(key)) {
             return Ok(prepared);
         }
@@ -189,7 +258,7 @@ impl Lane {
         moved
     }
 
-    fn poll_all(&mut self, tasks: &mut VecDeque<Task>) -> Result<bool> {
+    fn poll_all(&mut self, tasks: &mut VecDeque<Box<Task>>) -> Result<bool> {
         let mut claims = Claims::default();
         let mut moved = false;
         let mut index = 0;
@@ -221,7 +290,7 @@ impl Lane {
                 moved_now |= self.poll_local(task)?;
             }
             moved |= moved_now;
-            if !(task.progress.all_done() && task.next_round()) {
+            if !(task.round_is_done() && task.next_round()) {
                 break;
             }
         }
@@ -259,14 +328,33 @@ impl Lane {
         Ok(())
     }
 
-    fn retire(&mut self, task: Task) {
+    /// [`Lane::poll_local`] through all rounds, for a task that has nothing else to do.
+    fn advance_local(&mut self, task: &mut Task) -> Result<bool> {
+        let mut moved = false;
+        loop {
+            moved |= self.poll_local(task)?;
+            if !(task.round_is_done() && task.next_round()) {
+                return Ok(moved);
+            }
+        }
+    }
+
+    fn retire(&mut self, mut task: Box<Task>) {
         if task.plan.uses_signals() {
             self.signal_calls += 1;
             if let (true, Some(shared)) = (task.inside, &mut self.shared) {
                 shared.leave();
             }
         }
-        task.completion.finish(Ok(()));
+        if let Some(completion) = task.completion.take() {
+            completion.finish(Ok(()));
+        }
+        if task.key.is_some() && task.buffers.owned.is_empty() {
+            if self.spares.len() == SPARES {
+                self.spares.remove(0);
+            }
+            self.spares.push(task);
+        }
     }
 
     /// Ends all calls in flight with the communicator's error. Returns when no neighbour of this process touches this
@@ -279,7 +367,9 @@ impl Lane {
             shared.abort();
         }
         for task in self.tasks.drain(..) {
-            task.completion.finish(Err(error.clone().during(task.op)));
+            if let Some(completion) = &task.completion {
+                completion.finish(Err(error.clone().during(task.op)));
+            }
         }
     }
 
@@ -345,13 +435,13 @@ impl Lane {
 
     /// The calls in flight, oldest first.
     pub(crate) fn tasks(&mut self) -> impl Iterator<Item = &mut Task> {
-        self.tasks.iter_mut()
+        self.tasks.iter_mut().map(|task| &mut **task)
     }
 
     /// What this rank would run for a call, for people.
     pub(crate) fn outline(&mut self, call: &Call, in_place: bool, mapped: bool) -> Result<Outline> {
         let Prepared { plan, layout } = self.prepare(call, in_place, mapped)?;
-        let (slot_bytes, round) = super::task::slots(&plan, &layout, self.settings.stage_bytes);
+        let Slots { slot_bytes, round, .. } = super::task::slots(&plan, &layout, self.settings.stage_bytes);
         Ok(Outline {
             algorithm: plan.algorithm,
             chunk_bytes: layout.max_chunk_bytes(),

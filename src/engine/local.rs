@@ -1,12 +1,21 @@
 //! How a call meets its neighbours: signals, waits, and the messages that travel with the first signal.
 //!
-//! Before a rank waits for the first time in a call it has published a message: its call's signature, the algorithm it
-//! has in mind and where its buffers are. Whoever waits for a neighbour's first signal then reads that neighbour's
-//! message, so every rank of the host sees every other's call before it touches anybody's memory:
+//! Before a rank waits for the first time in a call it has published a message: its call's signature, and where its
+//! buffers are. Whoever waits for a neighbour's first signal then reads that neighbour's message, so every rank of the
+//! host sees every other's call before it touches anybody's memory:
 //!
 //! - another signature: an error on all of them, at once;
-//! - somebody's buffers cannot be mapped: all see it, and all begin again with the plan for private buffers. That costs
-//!   one more signal; where all ranks are alike nothing is lost.
+//! - somebody's buffers cannot be mapped, and somebody else's can: all see it, and all begin again with the plan for
+//!   private buffers. That costs one more signal; where all ranks are alike nothing is lost.
+//!
+//! Signal, signature and addresses fill one cache line. A plan of a single round does not depend on whose buffers can be
+//! mapped, so it needs no addresses; where its slots are small enough they lie in their place, and on the line after it:
+//!
+//! ```text
+//!   byte   0        8                     48                64                128
+//!          | signal | signature           | input, output   |                 |
+//!          | signal | signature           | payload, up to 80 bytes           |
+//! ```
 #![forbid(unsafe_code)]
 
 use super::call::Call;
@@ -24,21 +33,23 @@ use crate::types::Rank;
 #[repr(C)]
 struct EntryMessage {
     signature: Signature,
-    /// [`Algorithm`] as a number.
-    algorithm: u64,
-    /// [`Address::to_word`] of its buffers.
+    /// [`address_word`] of its buffers.
     input: u64,
     output: u64,
 }
 
-const _: () = assert!(size_of::<EntryMessage>() <= MESSAGE_BYTES);
+/// Slots of a single round lie on the signal's line if they have no more bytes than this, all together.
+pub(super) const INLINE_BYTES: usize = MESSAGE_BYTES - size_of::<Signature>();
 
-/// The word that tells neighbours where a buffer is. `None`: they could not reach it.
-fn address_word(shared: &dyn Shared, span: Span) -> Option<u64> {
+/// The word of a buffer that neighbours cannot reach; no address has it.
+const UNREACHABLE: u64 = u64::MAX;
+
+/// The word that tells neighbours where a buffer is.
+fn address_word(shared: &dyn Shared, span: Span) -> u64 {
     if span.is_empty() {
-        return Some(Address::to_word(None));
+        return Address::to_word(None);
     }
-    shared.address_of(span).map(|address| Address::to_word(Some(address)))
+    shared.address_of(span).map_or(UNREACHABLE, |address| Address::to_word(Some(address)))
 }
 
 /// The neighbour's buffer behind such a word.
@@ -51,7 +62,7 @@ fn resolve(shared: &dyn Shared, neighbour: usize, word: u64, len_bytes: usize) -
 
 /// True when every neighbour can reach the call's buffers.
 pub(super) fn reachable(shared: &dyn Shared, call: &Call) -> bool {
-    address_word(shared, call.input).is_some() && address_word(shared, call.output).is_some()
+    address_word(shared, call.input) != UNREACHABLE && address_word(shared, call.output) != UNREACHABLE
 }
 
 /// How a wait ended.
@@ -71,23 +82,25 @@ fn begin(task: &mut Task, shared: &dyn Shared, signals: u64, calls: u64, neighbo
     }
     task.signal_base = Some(signals);
     task.parity = (calls & 1) as usize;
-    let world = task.fold.world() as usize;
-    task.buffers.stages = vec![Span::EMPTY; world];
+    task.buffers.stages.resize(task.fold.world() as usize, Span::EMPTY);
     for (index, &rank) in neighbours.iter().enumerate() {
-        task.buffers.stages[rank] = shared.stage(index, task.parity);
+        task.buffers.stages[rank] = match task.is_inline {
+            true => shared.message(index, task.parity).from(size_of::<Signature>()),
+            false => shared.stage(index, task.parity),
+        };
     }
 }
 
 /// Gives this rank's next signal; the first one of a call carries its message.
 pub(super) fn signal(task: &mut Task, shared: &mut dyn Shared, signals: &mut u64) {
     if task.entry == Entry::Fresh {
-        let message = EntryMessage {
-            signature: task.signature,
-            algorithm: task.plan.algorithm as u64,
-            input: address_word(shared, task.call.input).unwrap_or(0),
-            output: address_word(shared, task.call.output).unwrap_or(0),
-        };
-        shared.publish(task.parity, bytemuck::bytes_of(&message));
+        if may_be_replanned(task.plan.algorithm) {
+            let (input, output) = (address_word(shared, task.call.input), address_word(shared, task.call.output));
+            let message = EntryMessage { signature: task.signature, input, output };
+            shared.publish(task.parity, bytemuck::bytes_of(&message));
+        } else {
+            shared.publish(task.parity, bytemuck::bytes_of(&task.signature));
+        }
         task.entry = Entry::Announced(0);
     }
     shared.signal();
@@ -107,17 +120,17 @@ impl Lane {
 pub(super) fn wait(lane: &mut Lane, task: &mut Task, on: Rank, signal: u32) -> Result<Waited> {
     let shared = lane.shared.as_deref().expect("programs with signals run where memory is shared");
     let neighbour = position(lane.settings.neighbours(), on);
-    if shared.signalled(neighbour) < task.needed_signal(signal) {
+    if shared.signalled(neighbour, task.parity) < task.needed_signal(signal) {
         return Ok(Waited::NotYet);
     }
     let Entry::Announced(read) = task.entry else { return Ok(Waited::Seen) };
-    let message = message(shared, neighbour, task.parity);
-    if message.signature != task.signature {
+    let theirs: Signature = message(shared, neighbour, task.parity);
+    if theirs != task.signature {
         return Err(Error::Mismatch {
             rank: lane.settings.me,
             mine: Box::new(task.signature),
             other: on,
-            theirs: Box::new(message.signature),
+            theirs: Box::new(theirs),
         });
     }
     if read + 2 < lane.settings.neighbours().len() {
@@ -125,16 +138,25 @@ pub(super) fn wait(lane: &mut Lane, task: &mut Task, on: Rank, signal: u32) -> R
         return Ok(Waited::Seen);
     }
     task.entry = Entry::Agreed;
-    agree(lane, task)
+    if may_be_replanned(task.plan.algorithm) { agree(lane, task) } else { Ok(Waited::Seen) }
+}
+
+/// True for the two plans of which one is for mapped buffers and the other is what to do without.
+fn may_be_replanned(algorithm: Algorithm) -> bool {
+    matches!(algorithm, Algorithm::FlatPush | Algorithm::Staged)
 }
 
 /// All neighbours have announced themselves: go on as planned, or start again with the plan for private buffers.
 fn agree(lane: &mut Lane, task: &mut Task) -> Result<Waited> {
-    let neighbours = lane.settings.neighbours().to_vec();
     let shared = lane.shared.as_deref_mut().expect("checked by the caller");
-    let messages: Vec<EntryMessage> =
-        (0..neighbours.len()).map(|neighbour| message(shared, neighbour, task.parity)).collect();
-    if messages.iter().any(|message| message.algorithm != task.plan.algorithm as u64) {
+    let neighbours = lane.settings.neighbours();
+    let announced = |neighbour| message::<EntryMessage>(&*shared, neighbour, task.parity);
+    let is_mapped = |neighbour| {
+        let EntryMessage { input, output, .. } = announced(neighbour);
+        input != UNREACHABLE && output != UNREACHABLE
+    };
+    let mapped = (0..neighbours.len()).filter(|&neighbour| is_mapped(neighbour)).count();
+    if mapped != 0 && mapped != neighbours.len() {
         let Prepared { plan, layout } = lane.prepare(&task.call, task.in_place, false)?;
         task.replan(plan, layout, lane.settings.stage_bytes);
         // The first signal is spent, on every rank.
@@ -144,17 +166,17 @@ fn agree(lane: &mut Lane, task: &mut Task) -> Result<Waited> {
     if task.plan.algorithm != Algorithm::FlatPush {
         return Ok(Waited::Seen);
     }
-    task.buffers.peers = vec![(Span::EMPTY, Span::EMPTY); task.fold.world() as usize];
+    task.buffers.peers.resize(task.fold.world() as usize, (Span::EMPTY, Span::EMPTY));
     for (neighbour, &rank) in neighbours.iter().enumerate() {
         let sizes = task.call.sizes(rank, task.fold.world() as usize)?;
         let reach = |word: u64, len_bytes| {
-            resolve(shared, neighbour, word, len_bytes).ok_or_else(|| Error::PeerLost {
+            resolve(&*shared, neighbour, word, len_bytes).ok_or_else(|| Error::PeerLost {
                 suspects: vec![rank],
                 what: "named a buffer outside its shared memory".into(),
                 during: None,
             })
         };
-        let message = &messages[neighbour];
+        let message = announced(neighbour);
         task.buffers.peers[rank] =
             (reach(message.input, sizes.input_bytes)?, reach(message.output, sizes.output_bytes)?);
     }
@@ -173,15 +195,22 @@ pub(super) fn missing(lane: &Lane, task: &Task) -> Vec<Rank> {
         _ => None,
     });
     let late = waits.filter(|&(on, signal)| {
-        shared.signalled(position(lane.settings.neighbours(), on)) < task.needed_signal(signal)
+        shared.signalled(position(lane.settings.neighbours(), on), task.parity) < task.needed_signal(signal)
     });
     late.map(|(on, _)| on).collect()
 }
 
-fn message(shared: &dyn Shared, neighbour: usize, parity: usize) -> EntryMessage {
-    bytemuck::pod_read_unaligned(&shared.message(neighbour, parity)[..size_of::<EntryMessage>()])
+/// The front of a neighbour's message.
+fn message<T: bytemuck::Pod>(shared: &dyn Shared, neighbour: usize, parity: usize) -> T {
+    let mut front = T::zeroed();
+    shared.message(neighbour, parity).read(bytemuck::bytes_of_mut(&mut front));
+    front
 }
 
 fn position(neighbours: &[Rank], rank: Rank) -> usize {
+    // Where one host is all there is, ranks are positions.
+    if neighbours.get(rank) == Some(&rank) {
+        return rank;
+    }
     neighbours.iter().position(|&neighbour| neighbour == rank).expect("the checker proved that waits stay on the host")
 }

@@ -1,6 +1,7 @@
 //! A program made ready to run many times: hazards derived, ops sorted by the port they move over.
 #![forbid(unsafe_code)]
 
+use super::call::{Call, Counts};
 use super::layout::Layout;
 use crate::error::{Error, Result};
 use crate::schedule::catalogue::{self, Algorithm, Shape};
@@ -68,6 +69,11 @@ impl Plan {
         Some(Plan { algorithm, program, order, runs, local, signals })
     }
 
+    /// True when it moves nothing over links: its ops then simply follow each other.
+    pub(crate) fn is_local(&self) -> bool {
+        self.runs.is_empty()
+    }
+
     /// True when ranks of the host order themselves by signals in it.
     pub(crate) fn uses_signals(&self) -> bool {
         self.signals > 0
@@ -112,7 +118,7 @@ fn prove(algorithm: Algorithm, shape: &Shape) {
 }
 
 /// What decides how a call runs: calls with equal keys run alike.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct CallKey {
     pub(crate) collective: Collective,
     pub(crate) dtype: DType,
@@ -121,6 +127,15 @@ pub(crate) struct CallKey {
     pub(crate) peer: Rank,
     pub(crate) in_place: bool,
     pub(crate) mapped: bool,
+}
+
+impl CallKey {
+    /// `None` where counts differ from rank to rank: such calls are prepared anew.
+    pub(crate) fn new(call: &Call, in_place: bool, mapped: bool) -> Option<CallKey> {
+        let Counts::Even(count) = call.counts else { return None };
+        let Call { collective, dtype, root, peer, .. } = *call;
+        Some(CallKey { collective, dtype, count, root, peer, in_place, mapped })
+    }
 }
 
 /// A call made ready: which program, and where its chunks lie.

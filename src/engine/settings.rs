@@ -35,7 +35,10 @@ impl Settings {
 
     /// The ranks of this rank's host, itself included.
     pub(crate) fn neighbours(&self) -> &[Rank] {
-        self.hosts.iter().find(|host| host.contains(&self.me)).map_or(&[], Vec::as_slice)
+        match self.hosts.as_slice() {
+            [host] => host,
+            hosts => hosts.iter().find(|host| host.contains(&self.me)).map_or(&[], Vec::as_slice),
+        }
     }
 
     /// What algorithms need to know of a call.

@@ -64,8 +64,7 @@ impl Lane {
                 break;
             }
             moved = true;
-            task.progress.advance(op, bytes, len_bytes);
-            if task.progress.mark(op) == len_bytes {
+            if task.advance(op, bytes, len_bytes) {
                 task.runs[index].next += 1;
             }
         }
@@ -76,10 +75,10 @@ impl Lane {
     pub(super) fn poll_local(&mut self, task: &mut Task) -> Result<bool> {
         let mut moved = false;
         self.begin_local(task);
-        while let Some(&op) = task.plan.local.get(task.local_next) {
+        let plan = task.plan.clone();
+        while let Some(&op) = plan.local.get(task.local_next) {
             let op = op as usize;
             let Some(Reach { len_bytes, mark, room }) = task.reach(op) else { break };
-            let plan = task.plan.clone();
             match &plan.program.ops[op] {
                 Op::Signal => {
                     let shared = self.shared.as_deref_mut().expect("programs with signals run where memory is shared");
@@ -106,8 +105,7 @@ impl Lane {
                 other => unreachable!("{other:?} moves over a link"),
             }
             moved = true;
-            task.progress.advance(op, room, len_bytes);
-            if task.progress.mark(op) < len_bytes {
+            if !task.advance(op, room, len_bytes) {
                 break;
             }
             task.local_next += 1;

@@ -4,7 +4,8 @@
 use super::call::{Call, Counts};
 use super::completion::Completion;
 use super::layout::{Layout, Round};
-use super::plan::{Plan, Way};
+use super::local::INLINE_BYTES;
+use super::plan::{CallKey, Plan, Way};
 use super::port::{Greeting, Header};
 use super::progress::Progress;
 use crate::device::host::Fold;
@@ -50,6 +51,8 @@ pub(super) enum Entry {
 
 /// A call in flight.
 pub(crate) struct Task {
+    /// What it was prepared for, where an equal call may use it again.
+    pub(super) key: Option<CallKey>,
     pub(super) plan: Arc<Plan>,
     pub(super) layout: Arc<Layout>,
     pub(super) rounds: u32,
@@ -60,6 +63,8 @@ pub(crate) struct Task {
     pub(super) me: Rank,
     pub(super) buffers: Buffers,
     pub(super) slot_bytes: usize,
+    /// Its slots are on the lines of the signals, not in staging memory.
+    pub(super) is_inline: bool,
     pub(super) runs: Vec<RunState>,
     pub(super) local_next: usize,
     pub(super) progress: Progress,
@@ -74,11 +79,13 @@ pub(crate) struct Task {
     pub(super) inside: bool,
     /// The call as it was submitted, for a second try with another plan.
     pub(super) call: Call,
+    /// When it joined the calls in flight.
     pub(super) started: Instant,
     pub(super) timeout: Duration,
     /// Whom this rank was waiting for when it last said that it waits.
     pub(super) stalled_on: Option<Vec<Rank>>,
-    pub(super) completion: Arc<Completion>,
+    /// Who waits for its end; nobody while its caller runs it straight through.
+    pub(super) completion: Option<Arc<Completion>>,
 }
 
 /// How far an op has come and may go.
@@ -92,6 +99,7 @@ pub(super) struct Reach {
 
 /// What `Task::new` puts together.
 pub(super) struct Parts {
+    pub(super) key: Option<CallKey>,
     pub(super) plan: Arc<Plan>,
     pub(super) layout: Arc<Layout>,
     pub(super) call: Call,
@@ -103,7 +111,7 @@ pub(super) struct Parts {
     pub(super) links: Vec<usize>,
     pub(super) timeout: Duration,
     pub(super) in_place: bool,
-    pub(super) completion: Arc<Completion>,
+    pub(super) completion: Option<Arc<Completion>>,
 }
 
 /// Scratch slots are this large at most; together they stay within a private cache.
@@ -111,22 +119,17 @@ const SCRATCH_SLOT_BYTES: usize = 256 << 10;
 
 impl Task {
     pub(super) fn new(parts: Parts) -> Task {
-        let Parts { plan, layout, call, signature, me, world, stage_bytes, links, timeout, in_place, completion } =
+        let Parts { key, plan, layout, call, signature, me, world, stage_bytes, links, timeout, in_place, completion } =
             parts;
-        let (slot_bytes, round) = slots(&plan, &layout, stage_bytes);
+        let Slots { slot_bytes, round, is_inline } = slots(&plan, &layout, stage_bytes);
         let rounds = round.count(layout.max_chunk_bytes());
-        let op = OpId { collective: call.collective, sequence: signature.sequence };
-        // A pre-multiplied sum was multiplied on submission; here it is a sum.
-        let reduction = match call.op {
-            Some(ReduceOp::PreMulSum(_)) | None => ReduceOp::Sum,
-            Some(op) => op,
-        };
         let mut task = Task {
+            key,
             rounds,
             round,
-            fold: Fold::new(call.dtype, reduction, world as u32),
+            fold: fold(&call, world as u32),
             signature,
-            op,
+            op: OpId { collective: call.collective, sequence: signature.sequence },
             me,
             buffers: Buffers {
                 input: call.input,
@@ -137,9 +140,10 @@ impl Task {
                 owned: Vec::new(),
             },
             slot_bytes,
+            is_inline,
             runs: Vec::new(),
             local_next: 0,
-            progress: Progress::new(plan.program.ops.len()),
+            progress: Progress::new(if plan.is_local() { 0 } else { plan.program.ops.len() }),
             entry: Entry::Fresh,
             signal_base: None,
             parity: 0,
@@ -157,19 +161,36 @@ impl Task {
         task
     }
 
+    /// Makes a task that has ended ready for a call with the same key: everything but what the key leaves open.
+    pub(super) fn renew(&mut self, call: &Call, signature: Signature) {
+        debug_assert!(self.plan.is_local() && self.buffers.owned.is_empty());
+        self.fold = fold(call, self.fold.world());
+        self.op = OpId { collective: call.collective, sequence: signature.sequence };
+        self.signature = signature;
+        (self.buffers.input, self.buffers.output) = (call.input, call.output);
+        self.call.clone_from(call);
+        self.round.index = 0;
+        (self.entry, self.signal_base, self.inside) = (Entry::Fresh, None, false);
+        (self.stalled_on, self.completion) = (None, None);
+        self.restart();
+    }
+
     /// Puts another plan in place of the first one, before any data moved.
     pub(super) fn replan(&mut self, plan: Arc<Plan>, layout: Arc<Layout>, stage_bytes: usize) {
         debug_assert!(plan.runs.is_empty(), "only programs of one host are planned again");
-        let (slot_bytes, round) = slots(&plan, &layout, stage_bytes);
-        (self.slot_bytes, self.round) = (slot_bytes, round);
+        let Slots { slot_bytes, round, is_inline } = slots(&plan, &layout, stage_bytes);
+        (self.slot_bytes, self.round, self.is_inline) = (slot_bytes, round, is_inline);
         self.rounds = round.count(layout.max_chunk_bytes());
-        (self.layout, self.plan) = (layout, plan);
+        (self.layout, self.plan, self.key) = (layout, plan, None);
         self.restart();
     }
 
     fn restart(&mut self) {
-        self.progress.reset(self.plan.program.ops.len());
         self.local_next = 0;
+        if self.plan.is_local() {
+            return;
+        }
+        self.progress.reset(self.plan.program.ops.len());
         for run in &mut self.runs {
             run.next = 0;
         }
@@ -216,13 +237,31 @@ impl Task {
         base.cut(offset + skip_bytes, len_bytes)
     }
 
-    /// What an op may move now, in this round; `None` while it is held back.
+    /// What an op may move now, in this round; `None` while it is held back. Where nothing moves over links that is
+    /// always all of it.
     pub(super) fn reach(&mut self, op: usize) -> Option<Reach> {
         let len_bytes = self.len_bytes(op);
+        if self.plan.is_local() {
+            return Some(Reach { len_bytes, mark: 0, room: len_bytes });
+        }
         let limit = self.progress.limit(&self.plan.order, op, len_bytes, self.fold.dtype().size_bytes())?;
         let mark = self.progress.mark(op);
         let room = limit - mark;
         (room > 0 || len_bytes == 0).then_some(Reach { len_bytes, mark, room })
+    }
+
+    /// Notes that an op has moved so many bytes; true when that was all of it.
+    pub(super) fn advance(&mut self, op: usize, by_bytes: usize, len_bytes: usize) -> bool {
+        if self.plan.is_local() {
+            return true;
+        }
+        self.progress.advance(op, by_bytes, len_bytes);
+        self.progress.mark(op) == len_bytes
+    }
+
+    /// Every op of this round is done.
+    pub(super) fn round_is_done(&self) -> bool {
+        if self.plan.is_local() { self.local_next == self.plan.local.len() } else { self.progress.all_done() }
     }
 
     /// Starts the next round; false when there is none.
@@ -257,8 +296,17 @@ impl Task {
 
     /// Every op of every round is done, and every header has been exchanged.
     pub(super) fn is_over(&self) -> bool {
-        self.progress.all_done() && !self.has_more_rounds() && self.runs.iter().all(|run| run.greeting.is_done())
+        self.round_is_done() && !self.has_more_rounds() && self.runs.iter().all(|run| run.greeting.is_done())
     }
+}
+
+/// What the call's reductions compute. A pre-multiplied sum was multiplied on submission; here it is a sum.
+fn fold(call: &Call, world: u32) -> Fold {
+    let op = match call.op {
+        Some(ReduceOp::PreMulSum(_)) | None => ReduceOp::Sum,
+        Some(op) => op,
+    };
+    Fold::new(call.dtype, op, world)
 }
 
 /// The loc that says how long an op is: a caller's buffer where one takes part, else the slot's chunk.
@@ -274,8 +322,22 @@ fn measured(op: &Op) -> Loc {
     }
 }
 
-/// Slot size and rounds: a chunk that fits needs one round; otherwise slots are as large as they can be.
-pub(super) fn slots(plan: &Plan, layout: &Layout, stage_bytes: usize) -> (usize, Round) {
+/// The slots of a plan for one call.
+pub(super) struct Slots {
+    pub(super) slot_bytes: usize,
+    pub(super) round: Round,
+    pub(super) is_inline: bool,
+}
+
+/// A chunk that fits needs one round; otherwise slots are as large as they can be.
+pub(super) fn slots(plan: &Plan, layout: &Layout, stage_bytes: usize) -> Slots {
+    let tight = layout.max_chunk_bytes().next_multiple_of(8);
+    if plan.algorithm.single_round()
+        && plan.program.stage_slots > 0
+        && tight.saturating_mul(plan.program.stage_slots as usize) <= INLINE_BYTES
+    {
+        return Slots { slot_bytes: tight, round: Round { index: 0, piece_bytes: tight.max(1) }, is_inline: true };
+    }
     let whole = layout.max_chunk_bytes().next_multiple_of(64).max(64);
     let mut slot_bytes = whole;
     if plan.program.stage_slots > 0 {
@@ -285,9 +347,9 @@ pub(super) fn slots(plan: &Plan, layout: &Layout, stage_bytes: usize) -> (usize,
         slot_bytes = slot_bytes.min(SCRATCH_SLOT_BYTES);
     }
     if plan.program.stage_slots + plan.program.scratch_slots == 0 {
-        return (0, Round::WHOLE);
+        return Slots { slot_bytes: 0, round: Round::WHOLE, is_inline: false };
     }
-    (slot_bytes, Round { index: 0, piece_bytes: slot_bytes })
+    Slots { slot_bytes, round: Round { index: 0, piece_bytes: slot_bytes }, is_inline: false }
 }
 
 /// The facts of a call that must agree, less what only the communicator knows.

@@ -70,17 +70,19 @@ pub trait Rx: Send {
 /// Every rank has one *signal word* that only it writes and that only grows, one *message* for each of two alternating
 /// calls, and two *stage halves*. A message published before a signal is seen by whoever sees the signal.
 pub trait Shared: Send {
-    /// Sets this rank's message for calls of this parity (0 or 1). At most [`MESSAGE_BYTES`].
+    /// Sets the front of this rank's message for calls of this parity (0 or 1). At most [`MESSAGE_BYTES`].
     fn publish(&mut self, parity: usize, message: &[u8]);
 
     /// Adds one to this rank's signal word and wakes neighbours that sleep.
     fn signal(&mut self);
 
-    /// A neighbour's signal word.
-    fn signalled(&self, neighbour: usize) -> u64;
+    /// A neighbour's signal word, as it stood when calls of this parity were last its own: no less than what it was at
+    /// the end of the latest of them that this rank takes part in.
+    fn signalled(&self, neighbour: usize, parity: usize) -> u64;
 
-    /// A neighbour's message for calls of this parity, as it stands.
-    fn message(&self, neighbour: usize, parity: usize) -> [u8; MESSAGE_BYTES];
+    /// A neighbour's message for calls of this parity, as it stands: [`MESSAGE_BYTES`], on the same line as its signal word,
+    /// so that a few bytes of payload cost no more than the signal does.
+    fn message(&self, neighbour: usize, parity: usize) -> Span;
 
     /// One of the two staging areas of a neighbour.
     fn stage(&self, neighbour: usize, half: usize) -> Span;
@@ -107,7 +109,7 @@ pub trait Shared: Send {
 }
 
 /// Room for one message of [`Shared`].
-pub const MESSAGE_BYTES: usize = 104;
+pub const MESSAGE_BYTES: usize = 120;
 
 /// Sleeps until a peer, another thread or a socket has news.
 pub trait Sleeper: Send {

@@ -78,7 +78,7 @@ fn preferred(shape: &Shape, situation: Situation) -> Vec<Algorithm> {
     if shape.hosts.len() == 1 && world > 1 {
         return match shape.collective {
             Collective::Barrier => vec![FlatPush],
-            Collective::AllReduce if situation.bytes <= ONE_SHOT_BYTES => vec![OneShot],
+            _ if situation.bytes <= ONE_SHOT_BYTES => vec![OneShot],
             _ => vec![FlatPush, Staged],
         };
     }

@@ -4,7 +4,9 @@ use crate::ledger::{Ledger, wait_until};
 use crate::numbers::{noise, parcel};
 use crate::room::same;
 use half::f16;
-use roundel::{Communicator, Error, ReduceOp, Work};
+use roundel::memory::Span;
+use roundel::{Call, Collective, Communicator, Counts, DType, Error, ReduceOp, Work};
+use std::time::Duration;
 
 /// A barrier really separates: whoever is behind it sees that everybody came.
 pub fn barriers(comm: &Communicator) {
@@ -192,6 +194,9 @@ pub fn started_calls(comm: &Communicator) {
         for (index, work) in pending {
             if index % 3 == 0 {
                 wait_until("a started call", || work.test());
+            } else if index % 3 == 1 {
+                wait_until("a started call", || work.finish_within(Duration::from_millis(20)).is_some());
+                assert_eq!(work.finish_within(Duration::ZERO), Some(Ok(())));
             }
             let got = work.wait().unwrap();
             let wanted = match index % 5 {
@@ -200,10 +205,26 @@ pub fn started_calls(comm: &Communicator) {
             };
             same(&got, &vec![wanted as u64; got.len()], &format_args!("call {index} of rank {me}"));
         }
+        let barriers = comm.start_group(vec![barrier(); 3]).unwrap();
+        assert_eq!(barriers.len(), 3);
+        barriers.into_iter().for_each(|barrier| barrier.finish().unwrap());
         let (ones, sums) = halves.wait().unwrap();
         assert_eq!((ones, sums), (vec![1; 6 * world], vec![world as i8; 6]));
         let (_, all) = gathered.wait().unwrap();
         assert!((0..3 * world).all(|index| all[index] == (index / 3) as f32), "{:?}", &all[..]);
+    }
+}
+
+fn barrier() -> Call {
+    Call {
+        collective: Collective::Barrier,
+        dtype: DType::U8,
+        op: None,
+        root: 0,
+        peer: 0,
+        counts: Counts::Even(0),
+        input: Span::EMPTY,
+        output: Span::EMPTY,
     }
 }
 

@@ -76,6 +76,20 @@ const BAD: &[Bad] = &[
     ("half a message to itself", "1 sends to this rank itself but 0 receives", |comm| {
         comm.group(|group| group.send(&[1u8], comm.rank()))
     }),
+    ("half a message to itself, started", "0 sends to this rank itself but 1 receives", |comm| {
+        let mut data = [0u8];
+        // SAFETY: the byte outlives the call, which starts nothing.
+        let output = unsafe { Span::new(data.as_mut_ptr(), 1) };
+        let half = raw(Collective::SendRecv, Counts::Even(1), Span::EMPTY, output);
+        let me = comm.rank();
+        comm.start_group(vec![Call { dtype: DType::U8, root: me, peer: me, ..half }]).map(drop)
+    }),
+    ("explaining a root outside", "root 2 in a world of 2", |comm| {
+        comm.explain(Collective::Broadcast, DType::U8, None, 1, 2, false, false).map(drop)
+    }),
+    ("explaining what overflows", "overflows", |comm| {
+        comm.explain(Collective::AllGather, DType::F32, None, usize::MAX / 2, 0, false, false).map(drop)
+    }),
     ("bad call in a group", "integers", |comm| {
         let (mut good, mut bad) = ([1u8; 4], [1f64; 4]);
         comm.group(|group| {

@@ -616,6 +616,10 @@ roundel_result_t roundel_group_end(void);
 // like this.
 roundel_result_t roundel_group_end_async(roundel_work_t *work);
 
+// Ends the innermost group and forgets its calls: for a program that finds on the way that it cannot go on. A group around
+// it will not run either; its end returns `ROUNDEL_ERROR_INVALID_ARGUMENT`.
+roundel_result_t roundel_group_cancel(void);
+
 // Explains how a call would run on this rank, without running it: the algorithm, the transport and this rank's program.
 // `count` is what the call takes; `op` and `root` matter where the call has them; `mapped` says that the buffers would
 // come from `roundel_alloc`. Writes as much as fits into the `text_bytes` bytes of `text`, always with a NUL at the end,

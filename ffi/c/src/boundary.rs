@@ -34,3 +34,42 @@ pub fn boundary_with(function: &'static str, body: impl FnOnce() -> Outcome<roun
     last_error::set(function, failure);
     code
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::last_error::roundel_last_error;
+    use std::ffi::CStr;
+
+    fn last_error() -> String {
+        // SAFETY: a text with a NUL at its end, good until this thread's next error.
+        unsafe { CStr::from_ptr(roundel_last_error()) }.to_str().unwrap().to_string()
+    }
+
+    /// What some code might throw: dropping it throws again.
+    struct Spiteful;
+
+    impl Drop for Spiteful {
+        fn drop(&mut self) {
+            panic!("once more");
+        }
+    }
+
+    #[test]
+    fn panics_end_here_with_their_words() {
+        assert_eq!(boundary("f", || panic!("{} and {}", 1, 2)), ROUNDEL_ERROR_INTERNAL);
+        assert_eq!(last_error(), "f: a bug in Roundel, please report it: 1 and 2");
+        assert_eq!(boundary("g", || panic!("just words")), ROUNDEL_ERROR_INTERNAL);
+        assert!(last_error().ends_with(": just words"));
+        assert_eq!(boundary("h", || std::panic::panic_any(Spiteful)), ROUNDEL_ERROR_INTERNAL);
+        assert!(last_error().ends_with("a panic without words"));
+        assert_eq!(boundary("i", || Ok(())), ROUNDEL_SUCCESS);
+        assert!(last_error().starts_with("h: "), "a success leaves the last error as it is");
+    }
+
+    #[test]
+    fn a_nul_does_not_end_a_message() {
+        boundary("f", || Err(Failure::argument("one\0two")));
+        assert!(last_error().ends_with("one?two"));
+    }
+}

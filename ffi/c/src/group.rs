@@ -105,13 +105,31 @@ pub unsafe extern "C" fn roundel_group_end_async(work: *mut roundel_work_t) -> r
     })
 }
 
-/// Ends the innermost group; what is to be done when it was the outermost.
-fn close() -> Outcome<Option<Vec<Part>>> {
+/// Ends the innermost group and forgets its calls: for a program that finds on the way that it cannot go on. A group around
+/// it will not run either; its end returns `ROUNDEL_ERROR_INVALID_ARGUMENT`.
+#[unsafe(no_mangle)]
+pub extern "C" fn roundel_group_cancel() -> roundel_result_t {
+    boundary("roundel_group_cancel", || {
+        match leave()? {
+            0 => drop(COLLECTED.take()),
+            _ => refuse(Failure::argument("a group inside this one was cancelled")),
+        }
+        Ok(())
+    })
+}
+
+/// Ends the innermost group: how many are still open.
+fn leave() -> Outcome<u32> {
     let depth = DEPTH.get().checked_sub(1);
     let depth =
         depth.ok_or_else(|| Failure::argument("no group is open on this thread; roundel_group_start opens one"))?;
     DEPTH.set(depth);
-    if depth > 0 {
+    Ok(depth)
+}
+
+/// Ends the innermost group; what is to be done when it was the outermost.
+fn close() -> Outcome<Option<Vec<Part>>> {
+    if leave()? > 0 {
         return Ok(None);
     }
     let Collected { parts, refused } = COLLECTED.take();

@@ -26,9 +26,11 @@ pub struct Table<T> {
     kind: u64,
     /// As in "communicator".
     noun: &'static str,
-    chunks: [OnceLock<Box<[Mutex<Place<T>>]>>; CHUNKS],
+    chunks: [OnceLock<Chunk<T>>; CHUNKS],
     vacant: Mutex<Vacant>,
 }
+
+type Chunk<T> = Box<[Mutex<Place<T>>]>;
 
 struct Place<T> {
     generation: u32,
@@ -136,5 +138,78 @@ impl<T> Table<T> {
             vacant.places.extend((0..len).map(|at| len - FIRST_CHUNK + at));
         }
         Ok(vacant.places.pop_front().expect("filled above"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn code(outcome: Outcome<Arc<usize>>) -> i32 {
+        outcome.expect_err("no such handle").code as i32
+    }
+
+    #[test]
+    fn every_object_is_found_under_its_own_handle_only() {
+        let table = Table::new(1, "thing");
+        let handles: Vec<u64> = (0..1000).map(|number| table.insert(number).unwrap()).collect();
+        assert_eq!(handles.iter().collect::<HashSet<_>>().len(), 1000);
+        for (number, &handle) in handles.iter().enumerate() {
+            assert_eq!(*table.get(handle).unwrap(), number);
+            for wrong in [handle ^ 2, handle ^ 1 << 40, handle + (1 << 36)] {
+                assert_eq!(code(table.get(wrong)), ROUNDEL_ERROR_INVALID_HANDLE as i32);
+            }
+        }
+        for (number, &handle) in handles.iter().enumerate() {
+            assert_eq!(*table.remove(handle).unwrap(), number);
+            assert_eq!(code(table.remove(handle)), ROUNDEL_ERROR_INVALID_HANDLE as i32);
+        }
+        // The same places again, under other names.
+        let again: HashSet<u64> = (0..1000).map(|number| table.insert(number).unwrap()).collect();
+        assert!(handles.iter().all(|handle| !again.contains(handle) && table.get(*handle).is_err()));
+    }
+
+    #[test]
+    fn any_number_is_judged_without_panic() {
+        let table = Table::new(15, "thing");
+        table.insert(1usize).unwrap();
+        for shift in 0..64 {
+            for wrong in [1u64 << shift, u64::MAX << shift, u64::MAX >> shift, (1 << shift) - 1] {
+                let found = table.get(wrong);
+                assert!(found.is_err() || wrong == 15, "{wrong:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_place_retires_with_its_last_generation() {
+        let table = Table::new(1, "thing");
+        let first = table.insert(1usize).unwrap();
+        lock(table.place(0).unwrap()).generation = u32::MAX;
+        let last = first | u64::from(u32::MAX) << 32;
+        assert_eq!(*table.remove(last).unwrap(), 1);
+        let later: Vec<u64> = (0..200).map(|number| table.insert(number).unwrap()).collect();
+        assert!(later.iter().all(|&handle| Table::<usize>::index(handle) != 0));
+        assert_eq!(code(table.get(last)), ROUNDEL_ERROR_INVALID_HANDLE as i32);
+    }
+
+    #[test]
+    fn an_object_lives_as_long_as_its_last_user() {
+        let table = Table::new(1, "thing");
+        let handle = table.insert(7usize).unwrap();
+        let user = table.get(handle).unwrap();
+        drop(table.remove(handle).unwrap());
+        assert_eq!(*user, 7);
+        assert!(table.get(handle).is_err());
+    }
+
+    #[test]
+    fn places_follow_one_another_through_the_chunks() {
+        let table: Table<usize> = Table::new(1, "thing");
+        for index in 0..FIRST_CHUNK * 15 {
+            assert_eq!(Table::<usize>::index(table.insert(index).unwrap()), index);
+        }
+        assert!(table.place(FIRST_CHUNK * 15).is_none() && table.place((1 << INDEX_BITS) - 1).is_none());
     }
 }

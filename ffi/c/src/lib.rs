@@ -29,6 +29,8 @@ mod reductions;
 
 mod exchanges;
 
+mod messages;
+
 mod reduce_op;
 
 mod work;

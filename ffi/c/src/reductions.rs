@@ -90,7 +90,7 @@ unsafe fn reduce(
         collective: Collective::Reduce,
         dtype,
         op: Some(reduce_op(op)?),
-        root: root,
+        root,
         peer: 0,
         counts: Counts::Even(count),
         input,

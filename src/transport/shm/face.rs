@@ -5,7 +5,7 @@ use super::doorbell::Doorbell;
 use super::neighbours::Neighbours;
 use crate::error::Result;
 use crate::memory::Span;
-use crate::transport::{Address, Interest, MESSAGE_BYTES, Shared, Sleeper};
+use crate::transport::{Address, Interest, Shared, Sleeper};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,11 +22,11 @@ impl Shared for Arc<Neighbours> {
         Neighbours::signal(self);
     }
 
-    fn signalled(&self, neighbour: usize) -> u64 {
-        Neighbours::signalled(self, neighbour)
+    fn signalled(&self, neighbour: usize, parity: usize) -> u64 {
+        Neighbours::signalled(self, neighbour, parity)
     }
 
-    fn message(&self, neighbour: usize, parity: usize) -> [u8; MESSAGE_BYTES] {
+    fn message(&self, neighbour: usize, parity: usize) -> Span {
         Neighbours::message(self, neighbour, parity)
     }
 

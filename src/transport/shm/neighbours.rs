@@ -22,7 +22,7 @@
 //! more and the failing call may return them.
 #![allow(unsafe_code)]
 
-use super::area::{Area, AreaCard, AreaMemory, AreaShape, AreaView, MESSAGE_BYTES};
+use super::area::{Area, AreaCard, AreaMemory, AreaShape, AreaView};
 use super::arena::PeerArena;
 use super::doorbell::{Ringer, Waker};
 use super::ring::{Ring, RingRx, RingTx};
@@ -177,21 +177,19 @@ impl Neighbours {
         count
     }
 
-    /// How many signals the rank at this position has given. What it wrote before the last of them is visible.
+    /// How many signals the rank at this position had given at the latest in a call of this parity. The count goes on
+    /// across both lines. What the rank wrote before that signal is visible.
     #[inline]
-    pub fn signalled(&self, peer: usize) -> u64 {
-        let area = &self.rank(peer).area;
-        // Acquire: pairs with the Release in `signal`. The count goes on across both lines; the newer one is higher.
-        area.signal(0).load(Ordering::Acquire).max(area.signal(1).load(Ordering::Acquire))
+    pub fn signalled(&self, peer: usize, parity: usize) -> u64 {
+        // Acquire: pairs with the Release in `signal`.
+        self.rank(peer).area.signal(parity & 1).load(Ordering::Acquire)
     }
 
-    /// The first `N` bytes of the message of that rank's call of this parity. Ask after a signal of that call was seen.
+    /// The message of that rank's call of this parity, [`MESSAGE_BYTES`] long. Look after a signal of that call was seen.
+    /// This rank may write into its own, beyond what it will [`publish`](Neighbours::publish), before it signals.
     #[inline]
-    pub fn message<const N: usize>(&self, peer: usize, parity: usize) -> [u8; N] {
-        const { assert!(N <= MESSAGE_BYTES) };
-        let mut message = [0; N];
-        self.rank(peer).area.message(parity & 1).read(&mut message);
-        message
+    pub fn message(&self, peer: usize, parity: usize) -> Span {
+        self.rank(peer).area.message(parity & 1)
     }
 
     // Data.
@@ -327,7 +325,7 @@ impl Neighbours {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::shm::{Arena, Block, Door, Doorbell, attach};
+    use crate::transport::shm::{Arena, Block, Door, Doorbell, MESSAGE_BYTES, attach};
     use std::time::Duration;
 
     const LONG: Duration = Duration::from_secs(20);
@@ -373,15 +371,16 @@ mod tests {
                         neighbours.publish(parity, bytemuck::bytes_of(&message));
                         assert_eq!(neighbours.signal(), call + 1);
                         for peer in 0..3 {
-                            while neighbours.signalled(peer) <= call {
+                            while neighbours.signalled(peer, parity) <= call {
                                 let nap = bell.lie_down();
-                                if neighbours.signalled(peer) <= call {
+                                if neighbours.signalled(peer, parity) <= call {
                                     let start = Instant::now();
                                     nap.sleep(&[], Some(LONG)).unwrap();
                                     assert!(start.elapsed() < LONG, "a wake-up was lost");
                                 }
                             }
-                            let seen: [u8; MESSAGE_BYTES] = neighbours.message(peer, parity);
+                            let mut seen = [0; MESSAGE_BYTES];
+                            neighbours.message(peer, parity).read(&mut seen);
                             let expected = [call * 8 + peer as u64; MESSAGE_BYTES / 8];
                             assert_eq!(seen[..], *bytemuck::bytes_of(&expected));
                         }

@@ -196,7 +196,7 @@ fn many_lives() {
         let processes = Neighbours::new(second.area, &members(&foreign)).unwrap();
         let _links = (threads.link(1, 0), processes.link(0, 0));
         threads.signal();
-        assert_eq!(processes.signalled(0), 1);
+        assert_eq!(processes.signalled(0, 0), 1);
     };
     live();
     let before = holdings();

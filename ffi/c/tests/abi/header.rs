@@ -23,7 +23,7 @@ fn the_header_is_current() {
     let differs = kept.lines().zip(made.lines()).position(|(kept, made)| kept != made);
     assert!(
         kept == made,
-        "include/roundel.h is out of date (line {}); write it again: {WRITE}=1 cargo test -p roundel-c --test header",
+        "include/roundel.h is out of date (line {}); write it again: {WRITE}=1 cargo test -p roundel-c --test abi header",
         differs.map_or(kept.lines().count().min(made.lines().count()), |at| at) + 1
     );
 }
