@@ -1,12 +1,13 @@
 """Sums NumPy arrays over all ranks, in four ways.
 
-    torchrun --nproc-per-node 4 examples/numpy_all_reduce.py
-    mpirun -n 4 python examples/numpy_all_reduce.py
+torchrun --nproc-per-node 4 examples/numpy_all_reduce.py
+mpirun -n 4 python examples/numpy_all_reduce.py
 """
 
 import time
 
 import numpy as np
+
 import roundel
 
 ELEMENTS = 1 << 20

@@ -123,7 +123,9 @@ def main():
     for how, (losses, right) in ours.items():
         reference, _ = gloo.get(how, gloo["ddp"])
         difference = max(abs(a - b) for a, b in zip(losses, reference))
-        print(f"{how:<22} loss {losses[0]:.4f} -> {losses[-1]:.4f}, reads {right:.1%}, at most {difference:.1e} from gloo's losses")
+        print(
+            f"{how:<22} loss {losses[0]:.4f} -> {losses[-1]:.4f}, reads {right:.1%}, at most {difference:.1e} from gloo's losses"
+        )
         assert difference < 1e-3, "the same training on another backend gives other losses"
         assert right > 0.9, "it has not learned to read"
     print(f"{'all_reduce':<22}{'gloo':>12}{'roundel':>12}   microseconds")

@@ -41,7 +41,15 @@ class LibraryHook(BuildHookInterface):  # type: ignore[type-arg]
                 f"{WORKSPACE} is not a clone of Roundel: this package is built in its folder ffi/python, with the Rust sources "
                 "around it (pip install ./ffi/python), or from a finished library named by ROUNDEL_LIBRARY_PREBUILT"
             )
-        command = ["cargo", "build", "--release", "--locked", "-p", "roundel-c", "--message-format=json-render-diagnostics"]
+        command = [
+            "cargo",
+            "build",
+            "--release",
+            "--locked",
+            "-p",
+            "roundel-c",
+            "--message-format=json-render-diagnostics",
+        ]
         self.app.display_info(f"{' '.join(command)} in {WORKSPACE}")
         try:
             built = subprocess.run(command, cwd=WORKSPACE, stdout=subprocess.PIPE, text=True)

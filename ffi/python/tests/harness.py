@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional
 
 import pytest
+
 import roundel
 
 #: Longer than anything here takes on a loaded machine; shorter than anybody's patience.
@@ -94,7 +95,10 @@ def processes(
         for rank in range(world):
             mine, theirs = fork.Pipe(duplex=False)
             process = fork.Process(
-                target=_child, args=(theirs, body, rank, world, arguments, environment or {}), name=str(rank), daemon=True
+                target=_child,
+                args=(theirs, body, rank, world, arguments, environment or {}),
+                name=str(rank),
+                daemon=True,
             )
             process.start()
             theirs.close()
@@ -107,7 +111,9 @@ def processes(
             rank.process.join()
 
 
-def run(world: int, body: Callable[..., Any], *arguments: Any, environment: Optional[Dict[str, str]] = None) -> List[Any]:
+def run(
+    world: int, body: Callable[..., Any], *arguments: Any, environment: Optional[Dict[str, str]] = None
+) -> List[Any]:
     """What each of the processes reports."""
     with processes(world, body, *arguments, environment=environment) as ranks:
         said = [rank.next() for rank in ranks]

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 import roundel
 from roundel import library
 from roundel.dtypes import DType, ReduceOp

@@ -7,8 +7,9 @@ import weakref
 
 import numpy as np
 import pytest
-import roundel
 from harness import need
+
+import roundel
 from roundel.memory import memory
 
 

@@ -7,8 +7,9 @@ import weakref
 
 import numpy as np
 import pytest
-import roundel
 from harness import threads
+
+import roundel
 from roundel import work as works
 
 

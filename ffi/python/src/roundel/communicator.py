@@ -10,7 +10,7 @@ import sys
 import threading
 import weakref
 from ctypes import c_int32, c_void_p
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple, Union, cast
 
 from . import interrupt
 from .calls import Calls, Request
@@ -75,7 +75,7 @@ class Communicator(Calls[None]):
         interrupt.watch()
 
     @classmethod
-    def from_env(cls, **settings: Setting) -> "Communicator":
+    def from_env(cls, **settings: Setting) -> Communicator:
         """Joins the job that a launcher started this process in: torchrun, Open MPI, MPICH, Slurm, or ``ROUNDEL_RANK``,
         ``ROUNDEL_WORLD_SIZE`` and ``ROUNDEL_MASTER_ADDR``. Without any of them: a world of one. Blocks until all ranks are
         there. ``settings`` are those of the ``ROUNDEL_*`` variables, as in ``timeout_ms=5000`` or ``reproducible=True``.
@@ -86,7 +86,7 @@ class Communicator(Calls[None]):
         return cls(handle)
 
     @classmethod
-    def init(cls, id: UniqueId, rank: int, world: int, **settings: Setting) -> "Communicator":
+    def init(cls, id: UniqueId, rank: int, world: int, **settings: Setting) -> Communicator:
         """Joins as ``rank`` of ``world`` the job that ``id`` names. Blocks until all ranks have, at most
         ``init_timeout_ms``; then the error says who is missing."""
         handle = c_void_p()
@@ -95,7 +95,7 @@ class Communicator(Calls[None]):
         return cls(handle)
 
     @classmethod
-    def threads(cls, world: int, **settings: Setting) -> "List[Communicator]":
+    def threads(cls, world: int, **settings: Setting) -> List[Communicator]:
         """All ``world`` ranks in this process, in order: one for each thread of the caller's."""
         if world < 1:
             raise InvalidArgument(f"a world of {world}; it has at least one rank")
@@ -138,7 +138,7 @@ class Communicator(Calls[None]):
 
     # --- what is more than a call ---
 
-    def group(self) -> "Group":
+    def group(self) -> Group:
         """Collects calls and runs them together when the block ends::
 
             with comm.group() as group:
@@ -150,7 +150,7 @@ class Communicator(Calls[None]):
         """
         return Group(self)
 
-    def split(self, color: Optional[int], key: int = 0) -> "Optional[Communicator]":
+    def split(self, color: Optional[int], key: int = 0) -> Optional[Communicator]:
         """Ranks of the same ``color`` become a communicator of their own, ordered by ``key`` and then by their rank here; a
         rank with the color ``None`` gets none. Collective over all ranks, and blocking."""
         if color is not None and color < 0:
@@ -167,16 +167,18 @@ class Communicator(Calls[None]):
         communicator."""
         return Mapped(self._used(), count, dtype)
 
-    def empty_mapped(self, shape: "Union[int, Sequence[int]]", dtype: Any = "float32") -> "numpy.ndarray[Any, Any]":
+    def empty_mapped(self, shape: Union[int, Sequence[int]], dtype: Any = "float32") -> numpy.ndarray[Any, Any]:
         """:meth:`alloc` as a NumPy array of this shape and type."""
         import numpy
 
         kind = numpy.dtype(dtype)
         extents, count = shape_of(shape)
         if count == 0:
-            return numpy.empty(extents, kind)
-        memory = Mapped(self._used(), count, kind.name)
-        return numpy.frombuffer(memory.bytes(), dtype=kind, count=count).reshape(extents)
+            array = numpy.empty(0, kind)
+        else:
+            memory = Mapped(self._used(), count, kind.name)
+            array = numpy.frombuffer(memory.bytes(), dtype=kind, count=count)
+        return cast("numpy.ndarray[Any, Any]", array.reshape(extents))
 
     def abort(self, reason: str = "aborted by the program") -> None:
         """Ends the communicator on all ranks: calls in flight and later ones fail there with :class:`Aborted` and this
@@ -192,7 +194,7 @@ class Communicator(Calls[None]):
             with interrupt.guard(handle):
                 check(lib.roundel_comm_destroy(handle))
 
-    def __enter__(self) -> "Communicator":
+    def __enter__(self) -> Communicator:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -313,7 +315,7 @@ class Group(Calls[None]):
             raise error
         return tuple(thing for request in requests for thing in request.keep)
 
-    def __enter__(self) -> "Group":
+    def __enter__(self) -> Group:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -408,7 +410,7 @@ def scalar(value: float, dtype: DType) -> bytes:
 
 
 #: Communicators that are not closed.
-_open: "weakref.WeakSet[Communicator]" = weakref.WeakSet()
+_open: weakref.WeakSet[Communicator] = weakref.WeakSet()
 
 
 @atexit.register

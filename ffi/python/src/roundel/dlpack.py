@@ -104,5 +104,7 @@ class Export:
         code, bits, lanes = self._type
         name = f"{_BY_SIZE[code]}{bits}" if code in _BY_SIZE else _BY_CODE.get(code)
         if lanes != 1 or bits % 8 or name is None:
-            raise InvalidArgument(f"{what} has elements of DLPack type {code}, {bits} bits, {lanes} lanes, which are not understood")
+            raise InvalidArgument(
+                f"{what} has elements of DLPack type {code}, {bits} bits, {lanes} lanes, which are not understood"
+            )
         return element(name, bits // 8)

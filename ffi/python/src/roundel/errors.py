@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import Optional, Tuple
 
 __all__ = [
-    "RoundelError",
+    "Aborted",
+    "InitializationError",
     "InvalidArgument",
-    "Unsupported",
     "Mismatch",
     "PeerLost",
-    "TimedOut",
-    "InitializationError",
-    "Aborted",
+    "RoundelError",
     "SystemFailure",
+    "TimedOut",
+    "Unsupported",
 ]
 
 
@@ -45,7 +45,7 @@ class RoundelError(RuntimeError):
         self.operation = operation
         self.sequence = sequence
 
-    def copy(self) -> "RoundelError":
+    def copy(self) -> RoundelError:
         """The same error without a traceback: one failure is raised once for everybody who asks."""
         return type(self)(str(self), ranks=self.ranks, operation=self.operation, sequence=self.sequence)
 

@@ -22,7 +22,7 @@ from .library import lib
 _GRACE_S = 0.2
 
 #: The communicator's handle, while the main thread is in a blocking call; a new object for every call.
-_inside: "Optional[list[Any]]" = None
+_inside: Optional[list[Any]] = None
 _pipe: Optional[int] = None
 _main = threading.main_thread().ident
 

@@ -179,4 +179,3 @@ def last_error() -> RoundelError:
 def library_version() -> str:
     version: bytes = lib.roundel_version_string()
     return version.decode()
-

@@ -29,7 +29,7 @@ class Mapped(Memory):
         super().__init__(block.address, count, kind, owner=block)
         self._block = block
 
-    def bytes(self) -> "ctypes.Array[ctypes.c_char]":
+    def bytes(self) -> ctypes.Array[ctypes.c_char]:
         """The memory through the buffer protocol: writable, and alive as long as the result is."""
         view = (ctypes.c_char * self.size_bytes).from_address(self.address)
         view._roundel_block = self._block  # type: ignore[attr-defined]

@@ -38,7 +38,7 @@ class Memory:
     __slots__ = ("address", "count", "element", "owner", "writable")
 
     def __init__(
-        self, address: int, count: int, dtype: "str | Element", *, writable: bool = True, owner: object = None
+        self, address: int, count: int, dtype: str | Element, *, writable: bool = True, owner: object = None
     ) -> None:
         if address < 0 or count < 0:
             raise InvalidArgument(f"memory of {count} elements at address {address}")
@@ -54,7 +54,7 @@ class Memory:
     def size_bytes(self) -> int:
         return self.count * self.element.size_bytes
 
-    def part(self, first: int, count: int) -> "Memory":
+    def part(self, first: int, count: int) -> Memory:
         """``count`` elements from the ``first`` on."""
         if first < 0 or count < 0 or first + count > self.count:
             raise InvalidArgument(f"elements {first} to {first + count} of {self!r}")
@@ -111,7 +111,9 @@ def _type_name(value: object) -> str:
 
 
 def _on_device(what: str, how: str) -> Unsupported:
-    return Unsupported(f"{what} is in device memory ({how}); this build of roundel works on host memory, so copy it there first")
+    return Unsupported(
+        f"{what} is in device memory ({how}); this build of roundel works on host memory, so copy it there first"
+    )
 
 
 def _not_contiguous(what: str, advice: str) -> InvalidArgument:
@@ -120,10 +122,10 @@ def _not_contiguous(what: str, advice: str) -> InvalidArgument:
 
 # --- torch ------------------------------------------------------------------------------------------------------------
 
-_TORCH_ELEMENTS: Dict["torch.dtype", Element] = {}
+_TORCH_ELEMENTS: Dict[torch.dtype, Element] = {}
 
 
-def torch_element(dtype: "torch.dtype") -> Element:
+def torch_element(dtype: torch.dtype) -> Element:
     """How a torch type travels. Types that the library cannot reduce (``int16``, other float8, ...) are moved as bytes."""
     found = _TORCH_ELEMENTS.get(dtype)
     if found is None:
@@ -133,7 +135,7 @@ def torch_element(dtype: "torch.dtype") -> Element:
     return found
 
 
-def of_tensor(tensor: "torch.Tensor", what: str) -> Memory:
+def of_tensor(tensor: torch.Tensor, what: str) -> Memory:
     torch = sys.modules["torch"]
     if tensor.layout is not torch.strided:
         raise Unsupported(f"{what} is a {tensor.layout} tensor; only dense ones are understood, see Tensor.to_dense()")
@@ -172,7 +174,9 @@ def _of_array(value: Any, what: str) -> Memory:
     if data is None:
         raise InvalidArgument(f"{what}: its __array_interface__ names no address")
     address, read_only = data
-    return Memory(address, _product(shape), _array_element(value, typestr, size, what), writable=not read_only, owner=value)
+    return Memory(
+        address, _product(shape), _array_element(value, typestr, size, what), writable=not read_only, owner=value
+    )
 
 
 def _array_element(value: Any, typestr: str, size: int, what: str) -> Element:

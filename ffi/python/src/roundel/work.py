@@ -22,7 +22,7 @@ class Work:
     ``with comm.start.all_reduce(x): ...`` waits at the end of the block.
     """
 
-    __slots__ = ("_handle", "_keep", "_ended", "_error", "_lock", "__weakref__")
+    __slots__ = ("__weakref__", "_ended", "_error", "_handle", "_keep", "_lock")
 
     def __init__(self, handle: Any, keep: Tuple[Any, ...]) -> None:
         self._handle = handle
@@ -78,7 +78,7 @@ class Work:
             self._keep = ()
             _free(self._handle)
 
-    def __enter__(self) -> "Work":
+    def __enter__(self) -> Work:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,5 +133,3 @@ def started(handle: Any, keep: Tuple[Any, ...]) -> Work:
     if _forgotten:
         sweep()
     return Work(handle, keep)
-
-

@@ -61,7 +61,9 @@ def empty_mapped(
         (shape,) = shape
     group = dist.group.WORLD if group is None else group
     if not isinstance(group, ProcessGroup):
-        raise InvalidArgument("empty_mapped: the group is not one of backend 'roundel'; is torch.distributed initialised with it?")
+        raise InvalidArgument(
+            "empty_mapped: the group is not one of backend 'roundel'; is torch.distributed initialised with it?"
+        )
     return group.empty_mapped(shape, dtype or torch.get_default_dtype())
 
 

@@ -24,7 +24,7 @@ _METHODS = """
 class Backend(c10d.Backend):  # type: ignore[misc]
     """The backend of a :class:`~roundel.torch.process_group.ProcessGroup`."""
 
-    def __init__(self, group: "ProcessGroup") -> None:
+    def __init__(self, group: ProcessGroup) -> None:
         super().__init__(group.rank(), group.size())
         self._group = weakref.ref(group)
 
@@ -42,7 +42,7 @@ class Backend(c10d.Backend):  # type: ignore[misc]
     def name(self) -> str:
         return "roundel"
 
-    def _live(self) -> "ProcessGroup":
+    def _live(self) -> ProcessGroup:
         group = self._group()
         if group is None:
             raise RuntimeError("the process group is gone")
@@ -61,7 +61,7 @@ for _name in _METHODS:
     setattr(Backend, _name, _forward(_name))
 
 
-def attach(group: "ProcessGroup") -> None:
+def attach(group: ProcessGroup) -> None:
     """Registers a backend with the group, where torch can have backends written in Python (2.14 and newer)."""
     if not hasattr(c10d.Backend, "all_gather_single"):
         return

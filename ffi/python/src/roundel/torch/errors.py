@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Iterator
+from typing import Any, Iterator
 
 import torch.distributed as dist
 
@@ -17,11 +17,12 @@ def as_dist_error(error: RoundelError) -> Exception:
         return error
     # The words "Timed out" are those by which gloo's users and torch's tests know it.
     words = f"[roundel] Timed out : {error}" if isinstance(error, TimedOut) else f"[roundel] {error}"
-    translated = dist.DistBackendError(words)
-    translated.ranks = error.ranks  # type: ignore[attr-defined]
-    translated.operation = error.operation  # type: ignore[attr-defined]
-    translated.sequence = error.sequence  # type: ignore[attr-defined]
+    translated: Any = dist.DistBackendError(words)
+    translated.ranks = error.ranks
+    translated.operation = error.operation
+    translated.sequence = error.sequence
     translated.__cause__ = error
+    assert isinstance(translated, Exception)
     return translated
 
 

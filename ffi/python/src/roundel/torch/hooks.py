@@ -34,7 +34,9 @@ class MappedAllReduce:
         mapped = self._buckets.get(bucket.index())
         # DDP rebuilds its buckets after the first step.
         if mapped is None or mapped.shape != gradients.shape or mapped.dtype != gradients.dtype:
-            mapped = self._buckets[bucket.index()] = empty_mapped(gradients.shape, dtype=gradients.dtype, group=self._group)
+            mapped = self._buckets[bucket.index()] = empty_mapped(
+                gradients.shape, dtype=gradients.dtype, group=self._group
+            )
         mapped.copy_(gradients)
         work: Any = dist.all_reduce(mapped, dist.ReduceOp.AVG, group=self._group, async_op=True)
         return work.get_future().then(lambda future: future.value()[0])

@@ -193,7 +193,9 @@ class AnybodyReceive(Work):
 
     def _block(self, limit_s: Optional[float]) -> bool:
         deadline = None if limit_s is None else time.monotonic() + limit_s
-        while not self._found.wait(_SLICE_S if deadline is None else min(_SLICE_S, max(0.0, deadline - time.monotonic()))):
+        while not self._found.wait(
+            _SLICE_S if deadline is None else min(_SLICE_S, max(0.0, deadline - time.monotonic()))
+        ):
             if deadline is not None and time.monotonic() >= deadline:
                 return False
         return super()._block(None if deadline is None else max(0.0, deadline - time.monotonic()))
@@ -216,7 +218,7 @@ class ToSelf:
     def recv(self, taken: Memory, tag: int, tensor: torch.Tensor, finish: Finish) -> Work:
         return self._meet(SelfWork(taken, tag, tensor, finish), self._recvs, self._sends)
 
-    def _meet(self, mine: "SelfWork", same: "Deque[SelfWork]", other: "Deque[SelfWork]") -> Work:
+    def _meet(self, mine: SelfWork, same: Deque[SelfWork], other: Deque[SelfWork]) -> Work:
         with self._lock:
             if not other:
                 same.append(mine)
@@ -289,4 +291,3 @@ def _compare_tags(expected: int, came: Memory, source_rank: int) -> None:
             ranks=(source_rank,),
             operation="send_recv",
         )
-

@@ -23,7 +23,7 @@ from ..communicator import Communicator
 from ..dtypes import PremulSum, ReduceOp
 from ..errors import InvalidArgument, RoundelError, TimedOut
 from ..mapped import Mapped, shape_of
-from ..memory import torch_element
+from ..memory import Memory, torch_element
 from .errors import translated
 from .futures import Completer
 from .messages import Messages
@@ -33,8 +33,11 @@ from .tensors import Finish, counts, per_rank, single, source, sources, target, 
 from .work import Done, Work
 
 Tensors = Sequence[torch.Tensor]
+#: A call, on whatever it is to be made.
+Step = Callable[[Calls[Any]], Any]
 
-_KIND = c10d.ReduceOp.RedOpType
+#: torch's stubs name the type without its members.
+_KIND: Any = c10d.ReduceOp.RedOpType
 _OPS = {
     _KIND.SUM: ReduceOp.SUM,
     _KIND.AVG: ReduceOp.AVG,
@@ -75,8 +78,12 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
     def allreduce_coalesced(self, tensors: Tensors, opts: Any = None) -> Work:
         finish: Finish = []
         op = _operation(opts)
-        here = [target(tensor, finish) for tensor in tensors]
-        return self._run_all(opts, [lambda calls, m=m: calls.all_reduce(m, None, op) for m in here], list(tensors), finish)
+
+        def step(here: Memory) -> Step:
+            return lambda calls: calls.all_reduce(here, None, op)
+
+        steps = [step(target(tensor, finish)) for tensor in tensors]
+        return self._run_all(opts, steps, list(tensors), finish)
 
     def broadcast(self, tensors: Any, opts: Any = None, timeout: Optional[timedelta] = None) -> Work:
         tensor, root = single(tensors, "broadcast"), _root(opts)
@@ -149,15 +156,21 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
 
     def all_gather_single_coalesced(self, outputs: Tensors, inputs: Tensors, opts: Any = None) -> Work:
         finish: Finish = []
-        pairs = [(source(given), target(taken, finish)) for taken, given in zip(outputs, inputs)]
-        steps = [lambda calls, p=p: calls.all_gather(p[0], p[1]) for p in pairs]
+
+        def step(given: Memory, taken: Memory) -> Step:
+            return lambda calls: calls.all_gather(given, taken)
+
+        steps = [step(source(given), target(taken, finish)) for taken, given in zip(outputs, inputs)]
         return self._run_all(opts, steps, list(outputs), finish)
 
     def reduce_scatter_single_coalesced(self, outputs: Tensors, inputs: Tensors, opts: Any = None) -> Work:
         finish: Finish = []
         op = _operation(opts)
-        pairs = [(source(given), target(taken, finish)) for taken, given in zip(outputs, inputs)]
-        steps = [lambda calls, p=p: calls.reduce_scatter(p[0], p[1], op) for p in pairs]
+
+        def step(given: Memory, taken: Memory) -> Step:
+            return lambda calls: calls.reduce_scatter(given, taken, op)
+
+        steps = [step(source(given), target(taken, finish)) for taken, given in zip(outputs, inputs)]
         return self._run_all(opts, steps, list(outputs), finish)
 
     # --- blocks as lists of tensors ---
@@ -170,11 +183,14 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
     def allgather_coalesced(self, outputs: Sequence[Tensors], inputs: Tensors, opts: Any = None) -> Work:
         # One list of tensors for every rank.
         finish: Finish = []
-        lists = [per_rank([per_input[i] for per_input in outputs], self._comm.world, "all_gather") for i in range(len(inputs))]
+        lists = [
+            per_rank([per_input[i] for per_input in outputs], self._comm.world, "all_gather")
+            for i in range(len(inputs))
+        ]
         steps = [self._gathering(list(into), given, finish) for into, given in zip(lists, inputs)]
         return self._run_all(opts, steps, [tensor for into in outputs for tensor in into], finish)
 
-    def _gathering(self, outputs: Tensors, input: torch.Tensor, finish: Finish) -> "Step":
+    def _gathering(self, outputs: Tensors, input: torch.Tensor, finish: Finish) -> Step:
         given, taken, sizes = source(input), targets(outputs, finish), counts(outputs)
         if len(set(sizes)) == 1:
             return lambda calls: calls.all_gather(given, taken)
@@ -185,11 +201,21 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         output, inputs = single(outputs, "reduce_scatter"), per_rank(_list(inputs), self._comm.world, "reduce_scatter")
         given, taken, sizes, op = sources(inputs), target(output, finish), counts(inputs), _operation(opts)
         even = len(set(sizes)) == 1
-        step = lambda calls: calls.reduce_scatter(given, taken, op, None if even else sizes)  # noqa: E731
-        return self._run(opts, step, [output], finish, timeout)
+        return self._run(
+            opts,
+            lambda calls: calls.reduce_scatter(given, taken, op, None if even else sizes),
+            [output],
+            finish,
+            timeout,
+        )
 
     def gather(
-        self, outputs: Any, inputs: Any, opts: Any = None, root: Optional[int] = None, timeout: Optional[timedelta] = None
+        self,
+        outputs: Any,
+        inputs: Any,
+        opts: Any = None,
+        root: Optional[int] = None,
+        timeout: Optional[timedelta] = None,
     ) -> Work:
         finish: Finish = []
         root, given, taken, into = _root(opts if root is None else root), source(single(inputs, "gather")), None, []
@@ -199,7 +225,12 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         return self._run(opts, lambda calls: calls.gather(given, taken, root), into, finish, timeout)
 
     def scatter(
-        self, outputs: Any, inputs: Any, opts: Any = None, root: Optional[int] = None, timeout: Optional[timedelta] = None
+        self,
+        outputs: Any,
+        inputs: Any,
+        opts: Any = None,
+        root: Optional[int] = None,
+        timeout: Optional[timedelta] = None,
     ) -> Work:
         finish: Finish = []
         root, output, given = _root(opts if root is None else root), single(outputs, "scatter"), None
@@ -208,12 +239,13 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         taken = target(output, finish)
         return self._run(opts, lambda calls: calls.scatter(given, taken, root), [output], finish, timeout)
 
-    def alltoall(self, outputs: Tensors, inputs: Tensors, opts: Any = None, timeout: Optional[timedelta] = None) -> Work:
+    def alltoall(
+        self, outputs: Tensors, inputs: Tensors, opts: Any = None, timeout: Optional[timedelta] = None
+    ) -> Work:
         finish: Finish = []
         outputs, inputs = (per_rank(list(x), self._comm.world, "all_to_all") for x in (outputs, inputs))
         given, taken, send, recv = sources(inputs), targets(outputs, finish), counts(inputs), counts(outputs)
-        step = lambda calls: calls.all_to_all(given, taken, send, recv)  # noqa: E731
-        return self._run(opts, step, list(outputs), finish, timeout)
+        return self._run(opts, lambda calls: calls.all_to_all(given, taken, send, recv), list(outputs), finish, timeout)
 
     # --- messages ---
 
@@ -250,7 +282,8 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         """Calls from now on get at most ``timeout``. More than the group was made with is not possible, and warned of."""
         if timeout > self._comm_timeout:
             warnings.warn(
-                f"roundel keeps to the timeout the group was made with, {self._comm_timeout}, as a call's upper limit", stacklevel=2
+                f"roundel keeps to the timeout the group was made with, {self._comm_timeout}, as a call's upper limit",
+                stacklevel=2,
             )
         self._timeout = min(timeout, self._comm_timeout)
 
@@ -300,7 +333,7 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
     def _run(
         self,
         opts: Any,
-        step: "Step",
+        step: Step,
         result: List[torch.Tensor],
         finish: Finish,
         timeout: Optional[timedelta] = None,
@@ -314,7 +347,7 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
     def _run_all(
         self,
         opts: Any,
-        steps: "List[Step]",
+        steps: List[Step],
         result: List[torch.Tensor],
         finish: Finish,
         timeout: Optional[timedelta] = None,
@@ -331,7 +364,7 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
             copy_back()
         return Done(result)
 
-    def _started(self, steps: "List[Step]", result: List[torch.Tensor], finish: Finish, limit_s: Optional[float]) -> Work:
+    def _started(self, steps: List[Step], result: List[torch.Tensor], finish: Finish, limit_s: Optional[float]) -> Work:
         with translated():
             flights = [step(self._comm.start) for step in steps]
         return self._note(Work(flights, result, finish, self._completer.add, self._give_up, limit_s))
@@ -350,7 +383,9 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         return timeout.total_seconds() if timeout < self._comm_timeout else None
 
     def _give_up(self) -> RoundelError:
-        error = TimedOut(f"rank {self._comm.rank} waited longer than this call's own timeout, and ended the process group")
+        error = TimedOut(
+            f"rank {self._comm.rank} waited longer than this call's own timeout, and ended the process group"
+        )
         try:
             self._comm.abort(str(error))
         except RoundelError:
@@ -365,9 +400,6 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
     allgather_into_tensor_coalesced = all_gather_single_coalesced
     reduce_scatter_tensor_coalesced = reduce_scatter_single_coalesced
     recvAnysource = recv_anysource
-
-
-Step = Callable[[Calls[Any]], Any]
 
 
 class Several(Work):
@@ -414,5 +446,3 @@ def _list(of_lists: Any) -> Tensors:
             raise InvalidArgument(f"{len(of_lists)} lists of tensors; a rank has one device, so it gives one")
         return of_lists[0]  # type: ignore[no-any-return]
     return of_lists  # type: ignore[no-any-return]
-
-

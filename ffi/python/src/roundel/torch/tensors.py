@@ -81,7 +81,7 @@ def counts(tensors: Sequence[torch.Tensor]) -> List[int]:
     return [tensor.numel() for tensor in tensors]
 
 
-def _end_to_end(tensors: Sequence[torch.Tensor]) -> "Memory | None":
+def _end_to_end(tensors: Sequence[torch.Tensor]) -> Memory | None:
     """The tensors as one buffer, where they are one."""
     first = tensors[0]
     address = first.data_ptr()

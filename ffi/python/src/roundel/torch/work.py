@@ -83,7 +83,7 @@ class Work(c10d.Work):  # type: ignore[misc]
     def _source_rank(self) -> int:
         return self.source_rank()
 
-    def get_future(self) -> "torch.futures.Future[Any]":
+    def get_future(self) -> torch.futures.Future[Any]:
         with self._settling:
             if self._future is not None:
                 return self._future
