@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from harness import need, threads
 
 import roundel
+from harness import need, threads
 from roundel import ReduceOp
 
 WORLDS = [2, 3, 5, 8]

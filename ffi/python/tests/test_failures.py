@@ -7,9 +7,9 @@ import time
 
 import numpy as np
 import pytest
-from harness import PATIENCE_S, job, join, processes, run, threads  # noqa: F401
 
 import roundel
+from harness import PATIENCE_S, job, join, processes, run, threads  # noqa: F401
 
 
 def test_a_mismatch_names_ranks_and_call_on_every_rank():

@@ -5,6 +5,7 @@ import sys
 from importlib import metadata
 
 import pytest
+
 import roundel
 from harness import PATIENCE_S, need
 

@@ -7,9 +7,9 @@ import weakref
 
 import numpy as np
 import pytest
-from harness import need
 
 import roundel
+from harness import need
 from roundel.memory import memory
 
 

@@ -5,10 +5,10 @@ import signal
 import time
 
 import pytest
-from harness import PATIENCE_S, need, processes
-from harness import run as run_processes
 
 import roundel
+from harness import PATIENCE_S, need, processes
+from harness import run as run_processes
 
 torch = need("torch")
 import torch.distributed as dist  # noqa: E402

@@ -7,9 +7,9 @@ import weakref
 
 import numpy as np
 import pytest
-from harness import threads
 
 import roundel
+from harness import threads
 from roundel import work as works
 
 
