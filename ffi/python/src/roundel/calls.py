@@ -183,10 +183,10 @@ class Calls(abc.ABC, Generic[R]):
 
     def _pair(self, call: str, input: Any, output: Any) -> Tuple[Memory, Memory]:
         if output is None:
-            both = memory(input, target=True, what=f"{call}: the data")
+            both = memory(input, target=True, what=DATA[call])
             return both, both
-        given = memory(input, target=False, what=f"{call}: the input")
-        taken = memory(output, target=True, what=f"{call}: the output")
+        given = memory(input, target=False, what=INPUT[call])
+        taken = memory(output, target=True, what=OUTPUT[call])
         same_type(call, given, taken)
         return given, taken
 
@@ -241,6 +241,10 @@ def exact(call: str, what: str, buffer: Memory, count: int) -> None:
     if buffer.count != count:
         raise InvalidArgument(f"{call}: {what} has {buffer.count} elements, expected {count}")
 
+
+_TWO_BUFFERS = ("all_reduce", "reduce", "reduce_scatter", "all_gather", "all_to_all")
+#: What errors call the buffers. Not put together for every call, because that takes as long as half the rest.
+DATA, INPUT, OUTPUT = ({call: f"{call}: the {noun}" for call in _TWO_BUFFERS} for noun in ("data", "input", "output"))
 
 #: What a rank that gives or gets nothing passes.
 _NOWHERE = Memory(0, 0, "uint8")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Tuple
 
 from . import dlpack, pybuffer
 from .dtypes import Element, element
-from .errors import InvalidArgument, Unsupported
+from .errors import InvalidArgument, RoundelError, Unsupported
 
 if TYPE_CHECKING:
     import torch
@@ -40,10 +40,8 @@ class Memory:
     def __init__(
         self, address: int, count: int, dtype: str | Element, *, writable: bool = True, owner: object = None
     ) -> None:
-        if address < 0 or count < 0:
+        if address < 0 or count < 0 or (count and not address):
             raise InvalidArgument(f"memory of {count} elements at address {address}")
-        if count and not address:
-            raise InvalidArgument(f"memory of {count} elements at address 0")
         self.address = address
         self.count = count
         self.element = element(dtype) if isinstance(dtype, str) else dtype
@@ -68,7 +66,7 @@ class Memory:
 
 def memory(value: Any, *, target: bool, what: str) -> Memory:
     """The memory of ``value``, which a call names ``what``; a ``target`` must be writable."""
-    seen = _seen(value, target, what)
+    seen = value if isinstance(value, Memory) else _seen(value, target, what)
     if target and not seen.writable:
         raise InvalidArgument(f"{what} is read-only ({_type_name(value)}); results cannot be written to it")
     if seen.count and seen.address % seen.element.dtype.size_bytes:
@@ -82,8 +80,6 @@ def _seen(value: Any, target: bool, what: str) -> Memory:
         if target and value.requires_grad and torch.is_grad_enabled():
             raise InvalidArgument(f"{what} requires grad, and autograd would not see the change; pass tensor.detach()")
         return of_tensor(value, what)
-    if isinstance(value, Memory):
-        return value
     # The class is asked, not the object: some objects grow attributes when they are looked at.
     kind = type(value)
     numpy = sys.modules.get("numpy")
@@ -136,16 +132,30 @@ def torch_element(dtype: torch.dtype) -> Element:
 
 
 def of_tensor(tensor: torch.Tensor, what: str) -> Memory:
+    if not is_plain(tensor):
+        raise _not_plain(tensor, what)
+    return of_plain_tensor(tensor, what)
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether the tensor's elements lie in memory as it shows them, densely."""
+    return not tensor.is_sparse and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
+
+
+def of_plain_tensor(tensor: torch.Tensor, what: str) -> Memory:
+    """The memory of a tensor that has been found :func:`is_plain`."""
+    if not tensor.is_cpu:
+        raise _on_device(what, str(tensor.device))
+    return Memory(tensor.data_ptr(), tensor.numel(), torch_element(tensor.dtype), owner=tensor)
+
+
+def _not_plain(tensor: torch.Tensor, what: str) -> RoundelError:
     torch = sys.modules["torch"]
     if tensor.layout is not torch.strided:
-        raise Unsupported(f"{what} is a {tensor.layout} tensor; only dense ones are understood, see Tensor.to_dense()")
-    if tensor.device.type != "cpu":
-        raise _on_device(what, str(tensor.device))
+        return Unsupported(f"{what} is a {tensor.layout} tensor; only dense ones are understood, see Tensor.to_dense()")
     if not tensor.is_contiguous():
-        raise _not_contiguous(what, "see Tensor.contiguous(), and Tensor.copy_() to bring a result back")
-    if tensor.is_conj() or tensor.is_neg():
-        raise InvalidArgument(f"{what} is a lazily conjugated or negated view; pass resolve_conj().resolve_neg()")
-    return Memory(tensor.data_ptr(), tensor.numel(), torch_element(tensor.dtype), owner=tensor)
+        return _not_contiguous(what, "see Tensor.contiguous(), and Tensor.copy_() to bring a result back")
+    return InvalidArgument(f"{what} is a lazily conjugated or negated view; pass resolve_conj().resolve_neg()")
 
 
 # --- __array_interface__ ----------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from ..dtypes import PremulSum, ReduceOp
 from ..errors import InvalidArgument, RoundelError, TimedOut
 from ..mapped import Mapped, shape_of
 from ..memory import Memory, torch_element
-from .errors import translated
+from .errors import as_dist_error, translated
 from .futures import Completer
 from .messages import Messages
 from .monitored import monitored_barrier
@@ -59,6 +59,7 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         self._store = store
         #: What the communicator itself enforces, and what calls are to be given, which may be less.
         self._comm_timeout = self._timeout = timeout
+        self._lowered_s: Optional[float] = None
         self._messages = Messages(comm, store, lambda: self._timeout.total_seconds())
         self._completer = Completer()
         self._barriers = 0
@@ -99,8 +100,8 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         return self._run(opts, lambda calls: calls.reduce(here, None, root, how), [tensor], finish, timeout)
 
     def barrier(self, opts: Any = None, timeout: Optional[timedelta] = None) -> Work:
-        if isinstance(opts, timedelta):
-            opts, timeout = None, opts
+        # Of all options only a barrier's may have a timeout that somebody has set.
+        timeout = opts if isinstance(opts, timedelta) else getattr(opts, "timeout", timeout)
         return self._run(opts, lambda calls: calls.barrier(), [], [], timeout)
 
     # --- blocks, one per rank, in one tensor ---
@@ -286,6 +287,7 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
                 stacklevel=2,
             )
         self._timeout = min(timeout, self._comm_timeout)
+        self._lowered_s = self._timeout.total_seconds() if timeout < self._comm_timeout else None
 
     _set_default_timeout = set_timeout
 
@@ -339,7 +341,7 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         timeout: Optional[timedelta] = None,
     ) -> Work:
         self._sequence += 1
-        limit_s = self._limit_s(opts, timeout)
+        limit_s = self._lowered_s if timeout is None else self._limit_s(timeout)
         if self._coalesced is None and limit_s is None and not getattr(opts, "asyncOp", True):
             return self._blocking(lambda: step(self._comm), result, finish)
         return self._started([step], result, finish, limit_s)
@@ -355,11 +357,13 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         if len(steps) == 1:
             return self._run(opts, steps[0], result, finish, timeout)
         self._sequence += len(steps)
-        return self._started(steps, result, finish, self._limit_s(opts, timeout))
+        return self._started(steps, result, finish, self._limit_s(timeout))
 
     def _blocking(self, run: Callable[[], Any], result: List[torch.Tensor], finish: Finish) -> Work:
-        with translated():
+        try:
             run()
+        except RoundelError as error:
+            raise as_dist_error(error) from error
         for copy_back in finish:
             copy_back()
         return Done(result)
@@ -374,13 +378,12 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
             self._coalesced.append(work)
         return work
 
-    def _limit_s(self, opts: Any, timeout: Optional[timedelta]) -> Optional[float]:
+    def _limit_s(self, timeout: Optional[timedelta]) -> Optional[float]:
         """What a call may take, where that is less than the communicator allows by itself."""
-        if timeout is None:
-            timeout = getattr(opts, "timeout", None)
         if timeout is None or timeout <= timedelta(0):
-            timeout = self._timeout
-        return timeout.total_seconds() if timeout < self._comm_timeout else None
+            return self._lowered_s
+        limit = min(timeout, self._timeout)
+        return limit.total_seconds() if limit < self._comm_timeout else None
 
     def _give_up(self) -> RoundelError:
         error = TimedOut(

@@ -11,8 +11,8 @@ from typing import Callable, List, Sequence
 
 import torch
 
-from ..errors import InvalidArgument
-from ..memory import Memory, of_tensor
+from ..errors import InvalidArgument, Unsupported
+from ..memory import Memory, is_plain, of_plain_tensor, of_tensor
 
 #: What is left to do when a call has ended.
 Finish = List[Callable[[], None]]
@@ -20,18 +20,16 @@ Finish = List[Callable[[], None]]
 
 def source(tensor: torch.Tensor) -> Memory:
     """A tensor that a call reads."""
-    if not tensor.is_contiguous() or tensor.is_conj() or tensor.is_neg():
-        tensor = _dense_copy(tensor)
-    return of_tensor(tensor, "the tensor")
+    return of_plain_tensor(tensor if is_plain(tensor) else _dense_copy(tensor), "the tensor")
 
 
 def target(tensor: torch.Tensor, finish: Finish) -> Memory:
     """A tensor that a call writes, and may read first."""
-    if tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
-        return of_tensor(tensor, "the tensor")
+    if is_plain(tensor):
+        return of_plain_tensor(tensor, "the tensor")
     staged = _dense_copy(tensor)
     finish.append(lambda: _copy_back(tensor, staged))
-    return of_tensor(staged, "the tensor")
+    return of_plain_tensor(staged, "the tensor")
 
 
 def sources(tensors: Sequence[torch.Tensor]) -> Memory:
@@ -60,7 +58,7 @@ def targets(tensors: Sequence[torch.Tensor], finish: Finish) -> Memory:
 
 def single(tensors: Sequence[torch.Tensor], call: str) -> torch.Tensor:
     """The tensor of a call that takes one, in a list for historical reasons."""
-    if isinstance(tensors, torch.Tensor):
+    if type(tensors) is not list and isinstance(tensors, torch.Tensor):
         return tensors
     if len(tensors) != 1:
         raise InvalidArgument(f"{call}: {len(tensors)} tensors; a rank has one device, so it gives one")
@@ -89,9 +87,8 @@ def _end_to_end(tensors: Sequence[torch.Tensor]) -> Memory | None:
     count = 0
     for tensor in tensors:
         there = address + count * first.element_size()
-        dense = tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
         same = tensor.numel() == 0 or (tensor.data_ptr() == there and tensor.untyped_storage().data_ptr() == storage)
-        if not (dense and same):
+        if not (is_plain(tensor) and same):
             return None
         count += tensor.numel()
     element = of_tensor(first, "the tensors").element
@@ -103,6 +100,8 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _dense_copy(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.layout is not torch.strided:
+        raise Unsupported(f"a {tensor.layout} tensor; only all_reduce takes sparse ones")
     return tensor.detach().resolve_conj().resolve_neg().contiguous()
 
 
