@@ -146,10 +146,22 @@ def test_device_memory_is_refused_by_name():
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8", "complex64", "bool"])
 def test_dlpack_tells_what_numpy_tells(dtype):
     data = np.zeros((2, 3), dtype)
-    seen, plain = of(Foreign(data)), of(data)
+    seen, plain = of(Foreign(data), target=False), of(data)
     assert (seen.address, seen.count, seen.element) == (plain.address, plain.count, plain.element)
     with pytest.raises(roundel.InvalidArgument, match="not contiguous"):
-        of(Foreign(data.T))
+        of(Foreign(data.T), target=False)
+
+
+def test_versioned_capsules_say_whether_they_may_be_written():
+    data = np.zeros(4, np.float32)
+    try:
+        data.__dlpack__(max_version=(1, 0))
+    except TypeError:
+        pytest.skip("skipped: this NumPy sends legacy capsules only")
+    assert of(Foreign(data)).writable
+    data.flags.writeable = False
+    with pytest.raises(roundel.InvalidArgument, match="read-only"):
+        of(Foreign(data))
 
 
 def test_legacy_capsules_are_read_only():
@@ -165,7 +177,7 @@ def test_dlpack_keeps_its_tensor_alive_and_lets_it_go():
 
     data = np.zeros(4, np.float32).view(Array)
     gone = weakref.ref(data)
-    seen = of(Foreign(data))
+    seen = of(Foreign(data), target=False)
     del data
     gc.collect()
     assert gone() is not None
