@@ -261,6 +261,13 @@ def test_coalescing_and_functional_collectives(tmp_path):
         swapped = functional.all_to_all_single(ramp(rank, world), None, None, group) + 0
         assert_close(swapped, torch.stack([ramp(r, world)[rank] for r in range(world)]))
 
+        def doubled(tensor):
+            dist.all_reduce(tensor)
+            return functional.all_reduce(tensor, "sum", group) + 0
+
+        compiled = torch.compile(doubled, fullgraph=True, backend="aot_eager")
+        assert_close(compiled(ramp(rank, 6)), world * sum_of(world, 6))
+
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
