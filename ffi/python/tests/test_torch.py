@@ -192,6 +192,20 @@ def test_messages(tmp_path):
     run(3, tmp_path, body)
 
 
+def _leaves_with_an_open_receive(report, rank, world, path):
+    start(path, rank, world)
+    work = dist.irecv(torch.zeros(3), 1 - rank)
+    before = time.monotonic()
+    dist.destroy_process_group()
+    assert time.monotonic() - before < 30  # the group's timeout is 60
+    with pytest.raises(dist.DistBackendError, match="messages that nobody"):
+        work.wait()
+
+
+def test_a_receive_that_nobody_sends_for_does_not_keep_a_rank(tmp_path):
+    run_processes(2, _leaves_with_an_open_receive, str(tmp_path / "store"))
+
+
 def test_objects_subgroups_and_barriers(tmp_path):
     def body(rank, world):
         objects = [None] * world

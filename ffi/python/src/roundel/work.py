@@ -96,7 +96,8 @@ class Work:
 
 
 _in_flight = 0
-_counting = threading.Lock()
+# The collector may run a destructor that counts while this thread counts.
+_counting = threading.RLock()
 
 #: Works that nobody holds, with their buffers.
 _forgotten: List[Tuple[Any, Tuple[Any, ...]]] = []

@@ -32,6 +32,8 @@ from .work import Work
 
 _PAUSES_S = (0.002, 2.0)
 _SLICE_S = 0.1
+#: How long a rank that leaves waits for messages that it has not seen the end of.
+_GOODBYE_S = 2.0
 
 
 class Messages:
@@ -46,6 +48,8 @@ class Messages:
         #: Messages sent to each rank, and receives posted for each.
         self._sent: Dict[int, int] = {}
         self._posted: Dict[int, int] = {}
+        #: Messages that may not have ended, oldest first.
+        self._open: Deque[Flight] = deque()
         #: Receivers that want to know.
         self._listeners: Set[int] = set()
         self._wish_is_out = False
@@ -59,6 +63,7 @@ class Messages:
         with self._lock, translated():
             flights = [self._comm.start.send(_tag(tag), to)] if tag else []
             flights.append(self._comm.start.send(given, to))
+            self._remember(flights)
             self._sent[to] = self._sent.get(to, 0) + 1
             if to in self._listeners:
                 self._publish(to)
@@ -89,6 +94,11 @@ class Messages:
             for rank in self._sent:
                 if rank not in self._listeners:
                     self._publish(rank)
+        # Leaving waits for calls in flight, and a message that never meets its other end would be waited for until it times out.
+        deadline = time.monotonic() + _GOODBYE_S
+        if not all(flight.settle_within(max(0.0, deadline - time.monotonic())) for flight in list(self._open)):
+            with contextlib.suppress(RoundelError):
+                self._comm.abort(f"rank {self._comm.rank} shut down while it had messages that nobody took or sent")
 
     # --- inside; all but the threads' bodies under the lock ---
 
@@ -99,8 +109,14 @@ class Messages:
             flights.append(self._comm.start.recv(came, source_rank))
             finish.insert(0, lambda: _compare_tags(tag, came, source_rank))
         flights.append(self._comm.start.recv(taken, source_rank))
+        self._remember(flights)
         self._posted[source_rank] = self._posted.get(source_rank, 0) + 1
         return flights
+
+    def _remember(self, flights: List[Flight]) -> None:
+        while self._open and self._open[0].done():
+            self._open.popleft()
+        self._open.extend(flights)
 
     def _publish(self, to: int) -> None:
         self._store.set(_count_key(to, self._comm.rank), str(self._sent[to]))
