@@ -159,9 +159,14 @@ def test_a_forked_child_has_no_communicator(job):  # noqa: F811
     assert run(2, _forked, environment=job) == [0, 0]
 
 
-def _leaves(report, rank, world):
+KEPT = []
+
+
+def _leaves(report, rank, world, how):
     comm = join(rank, world)
     if rank == 0:
+        if how == "kept":
+            KEPT.append(comm)
         return comm.transport  # and ends without closing
     try:
         comm.barrier()
@@ -170,8 +175,9 @@ def _leaves(report, rank, world):
         return error.ranks
 
 
-def test_a_process_that_ends_says_goodbye(job):  # noqa: F811
-    assert run(2, _leaves, environment=job) == ["shm", (0,)]
+@pytest.mark.parametrize("how", ["kept", "forgotten"])
+def test_a_process_that_ends_says_goodbye(job, how):  # noqa: F811
+    assert run(2, _leaves, how, environment=job) == ["shm", (0,)]
 
 
 def _missing(report, rank, world):

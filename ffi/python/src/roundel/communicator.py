@@ -204,10 +204,14 @@ class Communicator(Calls[None]):
         self.close()
 
     def __del__(self) -> None:
-        # A forgotten communicator must not make the garbage collector wait for other ranks.
         handle = getattr(self, "_handle", None)
-        if handle is not None and not sys.is_finalizing():
+        if handle is None or sys.is_finalizing():
+            return
+        if in_flight():
+            # The garbage collector must not wait for other ranks.
             threading.Thread(target=lib.roundel_comm_destroy, args=(handle,), daemon=True).start()
+        else:
+            lib.roundel_comm_destroy(handle)
 
     def __repr__(self) -> str:
         if self._handle is None:
