@@ -104,7 +104,8 @@ def test_a_killed_rank_is_named_by_the_others(job):  # noqa: F811
             assert rank.next() == "there"
         ranks[1].kill(signal.SIGKILL)
         for rank in (ranks[0], ranks[2]):
-            assert rank.next() == ((1,), "all_reduce", 0)
+            # A death that is noticed before the call begins belongs to no call.
+            assert rank.next() in (((1,), "all_reduce", 0), ((1,), None, None))
 
 
 def _interrupted(report, rank, world, how):
