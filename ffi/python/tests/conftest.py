@@ -1,0 +1,1 @@
+from harness import job  # noqa: F401  (a fixture)
