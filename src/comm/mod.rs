@@ -14,7 +14,6 @@ mod links;
 mod options;
 mod split;
 mod start;
-mod waiter;
 mod watch;
 mod work;
 mod world;

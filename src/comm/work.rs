@@ -1,10 +1,9 @@
 //! Calls that go on while the caller does something else: [`Work`].
 #![forbid(unsafe_code)]
 
-use super::waiter::Waiter;
 use crate::engine::{Completion, Engine};
 use crate::error::{Error, Result};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A call in flight that owns its buffers. It makes progress by itself; [`Work::wait`] gives the buffers back.
@@ -25,8 +24,6 @@ use std::time::Duration;
 pub struct Work<B> {
     engine: Arc<Engine>,
     completion: Arc<Completion>,
-    /// Made by the first wait that has a limit.
-    waiter: OnceLock<Waiter>,
     buffers: Option<B>,
 }
 
@@ -61,7 +58,7 @@ impl<B> std::error::Error for Failed<B> {}
 
 impl<B> Work<B> {
     pub(super) fn new(engine: Arc<Engine>, completion: Arc<Completion>, buffers: B) -> Work<B> {
-        Work { engine, completion, waiter: OnceLock::new(), buffers: Some(buffers) }
+        Work { engine, completion, buffers: Some(buffers) }
     }
 
     /// True once the call has ended, well or badly; never blocks.
@@ -97,12 +94,7 @@ impl<B> Work<B> {
     /// # Ok::<(), roundel::Error>(())
     /// ```
     pub fn finish_within(&self, timeout: Duration) -> Option<Result<()>> {
-        if timeout.is_zero() || self.test() || Waiter::is_soon(&self.completion, timeout) {
-            return self.outcome();
-        }
-        let waiter = self.waiter.get_or_init(|| Waiter::start(self.engine.clone(), self.completion.clone()));
-        waiter.wait(timeout);
-        self.outcome()
+        self.engine.wait_for(&self.completion, timeout)
     }
 
     /// Blocks until the call has ended; the buffers stay where they are. May be called by several threads and again.

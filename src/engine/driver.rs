@@ -3,11 +3,12 @@
 //! ```text
 //!   blocking call     submit ──> nobody drives? drive until own call is done, then hand over
 //!                            └─> somebody drives: ring its bell, wait; take over if it leaves first
-//!   nonblocking call  submit ──> the progress thread drives while calls are in flight and nobody else does
+//!   nonblocking call  submit ──> nobody drives, and it is small? drive one turn, so that peers hear of it. What is left the
+//!                                progress thread drives, while nobody else does; it steps aside for whoever waits
 //! ```
 //!
-//! The caller of a blocking call thus pays no thread switch, and a nonblocking call moves on whether or not anybody waits
-//! for it. A driver without progress spins a little, yields, and then sleeps until a peer, a socket, another caller or
+//! The caller of a blocking call thus pays no thread switch, whoever waits for a nonblocking one at most one, and it moves
+//! on whether or not anybody waits for it. A driver without progress spins a little, yields, and then sleeps until a peer, a socket, another caller or
 //! a failure wakes it; when ranks outnumber cores it yields at once.
 #![forbid(unsafe_code)]
 
@@ -20,7 +21,7 @@ use crate::transport::{Interest, Sleeper};
 use crate::types::{Collective, Rank};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,9 @@ const STALL: Duration = Duration::from_millis(40);
 
 /// A broken link is taken at its word only after the control plane had this long to say who really failed.
 const VERDICT: Duration = Duration::from_millis(150);
+
+/// Whoever starts a call of at most so many bytes moves it a little by itself; larger ones would keep it from computing.
+const LIGHT_BYTES: usize = 64 << 10;
 
 /// What is said of a rank that went in good order while others needed it.
 const LEFT: &str = "left the communicator";
@@ -47,7 +51,10 @@ pub trait Reporter: Send + Sync {
 /// One rank's engine for one communicator.
 pub(crate) struct Engine {
     state: Mutex<State>,
+    /// A call has ended, or nobody drives any more: for those who wait for calls.
     changed: Condvar,
+    /// There are calls and nobody drives: for the progress thread.
+    abandoned: Condvar,
     lane: Mutex<Drive>,
     fate: Arc<Fate>,
     reporter: Arc<dyn Reporter>,
@@ -55,11 +62,15 @@ pub(crate) struct Engine {
     wake: Box<dyn Fn() + Send + Sync>,
     /// Calls in `State::inbox`: lets the driver look without the lock.
     waiting: AtomicUsize,
+    /// Threads that wait for a call and would rather drive than the progress thread.
+    eager: AtomicUsize,
 }
 
 struct State {
     inbox: VecDeque<Submission>,
     driving: bool,
+    /// It is the progress thread that drives.
+    progress_drives: bool,
     /// Calls submitted and not ended.
     open: usize,
     /// Threads that wait for `changed`.
@@ -159,15 +170,18 @@ impl Engine {
             state: Mutex::new(State {
                 inbox: VecDeque::new(),
                 driving: false,
+                progress_drives: false,
                 open: 0,
                 followers: 0,
                 progress_thread: None,
                 closed: false,
             }),
             changed: Condvar::new(),
+            abandoned: Condvar::new(),
             reporter,
             wake,
             waiting: AtomicUsize::new(0),
+            eager: AtomicUsize::new(0),
         })
     }
 
@@ -249,6 +263,7 @@ impl Engine {
     /// Starts a validated call; the progress thread sees to it.
     pub(crate) fn start(self: &Arc<Self>, call: Call, in_place: bool) -> Result<Arc<Completion>> {
         self.fate.check()?;
+        let is_light = call.input.len().max(call.output.len()) <= LIGHT_BYTES;
         let completion = Arc::new(Completion::default());
         let mut state = self.submit(Submission { call, in_place, completion: completion.clone() });
         if state.progress_thread.is_none() {
@@ -265,9 +280,12 @@ impl Engine {
             }
         }
         if state.driving {
-            (self.wake)()
+            (self.wake)();
+        } else if is_light {
+            // One turn: peers hear of the call, and what is left after it is the progress thread's.
+            drop(self.take_the_crank(state, || true, None));
         } else {
-            self.changed.notify_all()
+            self.offer_the_crank(&state);
         }
         Ok(completion)
     }
@@ -275,6 +293,12 @@ impl Engine {
     /// Waits for a started call.
     pub(crate) fn wait(&self, completion: &Completion) -> Result<()> {
         self.follow(self.lock(), completion)
+    }
+
+    /// Waits for a started call for so long; `None` when it has not ended by then.
+    pub(crate) fn wait_for(&self, completion: &Completion, timeout: Duration) -> Option<Result<()>> {
+        // A time beyond all clocks is no limit.
+        self.follow_until(self.lock(), completion, Instant::now().checked_add(timeout))
     }
 
     /// Waits until nothing is in flight and the progress thread has ended: what it holds (in the end this rank's
@@ -285,7 +309,7 @@ impl Engine {
             state.closed = true;
             state.progress_thread.take()
         };
-        self.changed.notify_all();
+        self.abandoned.notify_all();
         if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
             // A panic there has been printed; dropping a communicator must not add another.
             let _ = thread.join();
@@ -294,12 +318,12 @@ impl Engine {
 
     /// Plans and settings, for `explain`.
     pub(crate) fn with_lane<R>(&self, look: impl FnOnce(&mut Lane) -> R) -> R {
-        let mut drive = self.lane.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut drive = self.lane.lock().unwrap_or_else(PoisonError::into_inner);
         look(&mut drive.lane)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn submit(&self, submission: Submission) -> MutexGuard<'_, State> {
@@ -316,57 +340,91 @@ impl Engine {
     }
 
     /// Until `completion` has its outcome: drive when nobody does, else wait.
-    fn follow<'a>(&'a self, mut state: MutexGuard<'a, State>, completion: &Completion) -> Result<()> {
-        loop {
-            if let Some(outcome) = completion.outcome() {
-                return outcome.clone();
-            }
-            if state.driving {
-                state = self.wait_for_change(state);
-            } else {
-                state = self.take_the_crank(state, || completion.outcome().is_some());
-            }
-        }
+    fn follow<'a>(&'a self, state: MutexGuard<'a, State>, completion: &Completion) -> Result<()> {
+        self.follow_until(state, completion, None).expect("without a limit the wait ends with the call")
     }
 
-    fn wait_for_change<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        state.followers += 1;
-        let mut state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
-        state.followers -= 1;
-        state
+    /// [`Engine::follow`] up to a moment; `None` when the call has not ended by then.
+    fn follow_until<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        completion: &Completion,
+        until: Option<Instant>,
+    ) -> Option<Result<()>> {
+        let mut has_waited = false;
+        loop {
+            let outcome = completion.outcome().cloned();
+            if outcome.is_some() || until.is_some_and(|until| Instant::now() >= until) {
+                // It was offered the crank and has nothing more to drive for; another thread may have.
+                if has_waited && !state.driving {
+                    self.offer_the_crank(&state);
+                }
+                return outcome;
+            }
+            if !state.driving {
+                state = self.take_the_crank(state, || completion.outcome().is_some(), until);
+                continue;
+            }
+            // Relaxed: changed under the lock; the progress thread's look without it is a hint, and the bell makes it look.
+            self.eager.fetch_add(1, Ordering::Relaxed);
+            if state.progress_drives {
+                (self.wake)();
+            }
+            state.followers += 1;
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            state = match left {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+            state.followers -= 1;
+            self.eager.fetch_sub(1, Ordering::Relaxed);
+            has_waited = true;
+        }
     }
 
     fn take_the_crank<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
         enough: impl Fn() -> bool,
+        until: Option<Instant>,
     ) -> MutexGuard<'a, State> {
         state.driving = true;
         drop(state);
-        self.drive(enough);
+        self.drive(enough, until);
         let mut state = self.lock();
         state.driving = false;
+        self.offer_the_crank(&state);
+        state
+    }
+
+    /// Nobody drives: tells those who would.
+    fn offer_the_crank(&self, state: &State) {
         if state.followers > 0 {
             self.changed.notify_all();
+        } else if state.open > 0 || state.closed {
+            self.abandoned.notify_one();
         }
-        state
     }
 
     /// The progress thread: drives while calls are in flight and no caller does.
     fn progress(self: Arc<Self>) {
         let mut state = self.lock();
         while !(state.closed && state.open == 0) {
-            state = if state.driving || state.open == 0 {
-                self.wait_for_change(state)
-            } else {
-                self.take_the_crank(state, || self.lock().open == 0)
-            };
+            // Relaxed: changed under the lock, which is held here.
+            if state.driving || state.open == 0 || self.eager.load(Ordering::Relaxed) > 0 {
+                state = self.abandoned.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.progress_drives = true;
+            let enough = || self.eager.load(Ordering::Relaxed) > 0 || self.lock().open == 0;
+            state = self.take_the_crank(state, enough, None);
+            state.progress_drives = false;
         }
     }
 
-    /// Turns the crank until `enough`. Only the thread that set `driving` is here.
-    fn drive(&self, enough: impl Fn() -> bool) {
-        let mut guard = self.lane.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    /// Turns the crank until `enough`, or the moment has come. Only the thread that set `driving` is here.
+    fn drive(&self, enough: impl Fn() -> bool, until: Option<Instant>) {
+        let mut guard = self.lane.lock().unwrap_or_else(PoisonError::into_inner);
         let drive = &mut *guard;
         let mut idle = Idle::new(drive.patience);
         let mut effort = Effort::Quick;
@@ -382,7 +440,7 @@ impl Engine {
             if moved {
                 self.settle(&drive.lane);
             }
-            if enough() {
+            if enough() || until.is_some_and(|until| Instant::now() >= until) {
                 return;
             }
             if moved {
@@ -398,7 +456,8 @@ impl Engine {
                 continue;
             }
             let since = idle.since();
-            if let Err(error) = self.look_around(&mut drive.lane, since).and_then(|()| self.sleep(drive, since)) {
+            if let Err(error) = self.look_around(&mut drive.lane, since).and_then(|()| self.sleep(drive, since, until))
+            {
                 self.fail(&mut drive.lane, error);
                 self.settle(&drive.lane);
             }
@@ -472,12 +531,13 @@ impl Engine {
     }
 
     /// Sleeps until there may be news. True when something moved on the last look before the sleep.
-    fn sleep(&self, drive: &mut Drive, idle_since: Instant) -> Result<bool> {
+    fn sleep(&self, drive: &mut Drive, idle_since: Instant, until: Option<Instant>) -> Result<bool> {
         let Drive { lane, sleeper, interests, .. } = drive;
         lane.interests(interests);
         // Wake up in time to report a stall, then seldom.
         let nap = STALL.saturating_sub(idle_since.elapsed()) + Duration::from_millis(1);
         let nap = if idle_since.elapsed() > STALL { NAP.min(lane.time_left()) } else { nap };
+        let nap = until.map_or(nap, |until| nap.min(until.saturating_duration_since(Instant::now())));
         let mut outcome = Ok(false);
         sleeper.sleep(interests, nap, &mut || {
             // Relaxed: a submitter that came too late for this look rings the bell.

@@ -170,6 +170,34 @@ pub fn messages(comm: &Communicator) {
     }
 }
 
+/// Started calls of all sizes, waited for by several threads at once, with limits, without, and not at all: whoever waits
+/// drives, steps aside or takes over, and all calls end.
+pub fn waits_of_several_threads(comm: &Communicator) {
+    let (me, world) = (comm.rank(), comm.world());
+    for round in 0..20 {
+        let start = |index: usize| {
+            let count = [1, 300, 9_000, 50_000][(index + round) % 4];
+            comm.start_all_reduce(vec![(me + index) as u32; count], ReduceOp::Sum).unwrap()
+        };
+        let works: Vec<Work<Vec<u32>>> = (0..6).map(start).collect();
+        std::thread::scope(|scope| {
+            for (index, work) in works.into_iter().enumerate() {
+                scope.spawn(move || {
+                    match (index + round + me) % 3 {
+                        0 => {}
+                        1 => wait_until("its end", || work.finish_within(Duration::from_micros(300)).is_some()),
+                        _ => wait_until("its end", || work.test()),
+                    }
+                    let wanted = (world * (world - 1) / 2 + index * world) as u32;
+                    let got = work.wait().unwrap();
+                    assert!(got.iter().all(|&sum| sum == wanted), "call {index} of rank {me} in round {round}");
+                });
+            }
+        });
+        comm.barrier().unwrap();
+    }
+}
+
 /// Many in flight, waited for in another order on every rank, some never.
 pub fn started_calls(comm: &Communicator) {
     let (me, world) = (comm.rank(), comm.world());

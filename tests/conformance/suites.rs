@@ -45,7 +45,7 @@ const REFUSED: Suite = Suite {
 };
 
 /// In the order in which `main` stamps them.
-pub const SUITES: [Suite; 17] = [
+pub const SUITES: [Suite; 18] = [
     Suite { far: |n| n == 3, ..suite("every_type_and_operation", forms::every_type_and_operation) },
     suite("counts", forms::counts),
     Suite {
@@ -67,6 +67,7 @@ pub const SUITES: [Suite; 17] = [
     Suite { far: |n| n < 8, ..suite("splits", splits::splits) },
     Suite { near: |n| n < 4, far: |n| n < 4, ..suite("threads", splits::threads) },
     Suite { near: |n| n < 5, far: |n| n == 3, ..suite("ways", ways::ways) },
+    Suite { near: |n| n < 5, far: |n| n == 3, ..suite("waits_of_several_threads", flight::waits_of_several_threads) },
 ];
 
 /// Runs a suite on all worlds of a backend that it takes.
