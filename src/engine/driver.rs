@@ -8,37 +8,25 @@
 //! ```
 //!
 //! The caller of a blocking call thus pays no thread switch, whoever waits for a nonblocking one at most one, and it moves
-//! on whether or not anybody waits for it. A driver without progress spins a little, yields, and then sleeps until a peer, a socket, another caller or
-//! a failure wakes it; when ranks outnumber cores it yields at once.
+//! on whether or not anybody waits for it. How the crank is turned is told in [`super::crank`].
 #![forbid(unsafe_code)]
 
 use super::call::Call;
 use super::completion::Completion;
 use super::fate::Fate;
-use super::lane::{Effort, Lane};
-use crate::error::{Error, OpId, Result, Signature};
+use super::lane::Lane;
+use super::patience::{Idle, Patience};
+use crate::error::{Error, Result, Signature};
 use crate::transport::{Interest, Sleeper};
-use crate::types::{Collective, Rank};
+use crate::types::Rank;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// A call that waits longer than this without progress is reported, so that somebody may notice a mismatch.
-const STALL: Duration = Duration::from_millis(40);
-
-/// A broken link is taken at its word only after the control plane had this long to say who really failed.
-const VERDICT: Duration = Duration::from_millis(150);
-
 /// Whoever starts a call of at most so many bytes moves it a little by itself; larger ones would keep it from computing.
 const LIGHT_BYTES: usize = 64 << 10;
-
-/// What is said of a rank that went in good order while others needed it.
-const LEFT: &str = "left the communicator";
-
-/// The longest sleep: deadlines are looked at between sleeps.
-const NAP: Duration = Duration::from_millis(500);
 
 /// What the engine tells the outside about the communicator's fate.
 pub trait Reporter: Send + Sync {
@@ -50,110 +38,47 @@ pub trait Reporter: Send + Sync {
 
 /// One rank's engine for one communicator.
 pub(crate) struct Engine {
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// A call has ended, or nobody drives any more: for those who wait for calls.
-    changed: Condvar,
+    pub(super) changed: Condvar,
     /// There are calls and nobody drives: for the progress thread.
     abandoned: Condvar,
-    lane: Mutex<Drive>,
-    fate: Arc<Fate>,
-    reporter: Arc<dyn Reporter>,
+    pub(super) lane: Mutex<Drive>,
+    pub(super) fate: Arc<Fate>,
+    pub(super) reporter: Arc<dyn Reporter>,
     /// Wakes the driver out of its sleep.
     wake: Box<dyn Fn() + Send + Sync>,
     /// Calls in `State::inbox`: lets the driver look without the lock.
-    waiting: AtomicUsize,
+    pub(super) waiting: AtomicUsize,
     /// Threads that wait for a call and would rather drive than the progress thread.
     eager: AtomicUsize,
 }
 
-struct State {
-    inbox: VecDeque<Submission>,
+pub(super) struct State {
+    pub(super) inbox: VecDeque<Submission>,
     driving: bool,
     /// It is the progress thread that drives.
     progress_drives: bool,
     /// Calls submitted and not ended.
-    open: usize,
+    pub(super) open: usize,
     /// Threads that wait for `changed`.
-    followers: usize,
+    pub(super) followers: usize,
     progress_thread: Option<JoinHandle<()>>,
     closed: bool,
 }
 
-struct Submission {
-    call: Call,
-    in_place: bool,
-    completion: Arc<Completion>,
+pub(super) struct Submission {
+    pub(super) call: Call,
+    pub(super) in_place: bool,
+    pub(super) completion: Arc<Completion>,
 }
 
 /// What only the driver touches.
-struct Drive {
-    lane: Lane,
-    sleeper: Box<dyn Sleeper>,
-    interests: Vec<Interest>,
-    patience: Patience,
-}
-
-/// How long to spin and to yield before sleeping.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
-    spin: Duration,
-    awake: Duration,
-}
-
-impl Patience {
-    /// For so many ranks on so many cores. A spin that a neighbour needs the core for costs a time slice; a yield does not,
-    /// and costs little where nobody wants the core.
-    pub(crate) fn new(ranks_here: usize, cores: usize) -> Patience {
-        let spin = if ranks_here <= cores { Duration::from_micros(3) } else { Duration::ZERO };
-        Patience { spin, awake: Duration::from_micros(200) }
-    }
-
-    /// Where some links are sockets. To look at one is a system call, so a yield between two looks costs little more, and
-    /// lets ranks run that share this machine but no memory, whose number nobody knows here.
-    pub(crate) fn over_sockets() -> Patience {
-        Patience { spin: Duration::ZERO, awake: Duration::from_micros(200) }
-    }
-}
-
-/// A wait without news, from its beginning.
-struct Idle {
-    patience: Patience,
-    since: Option<Instant>,
-    turns: u32,
-}
-
-/// Turns of a wait between two looks at the clock, which costs more than a look at a flag.
-const TURNS_PER_LOOK: u32 = 32;
-
-impl Idle {
-    fn new(patience: Patience) -> Idle {
-        Idle { patience, since: None, turns: 0 }
-    }
-
-    fn since(&mut self) -> Instant {
-        *self.since.get_or_insert_with(Instant::now)
-    }
-
-    /// Spins or yields a little; false when it is time to sleep.
-    fn rest(&mut self) -> bool {
-        self.turns = self.turns.wrapping_add(1);
-        let spins = self.patience.spin > Duration::ZERO;
-        if spins && self.turns < TURNS_PER_LOOK {
-            std::hint::spin_loop();
-            return true;
-        }
-        let idle = self.since().elapsed();
-        if spins && idle <= self.patience.spin {
-            self.turns = 0;
-            std::hint::spin_loop();
-            return true;
-        }
-        if idle <= self.patience.awake {
-            std::thread::yield_now();
-            return true;
-        }
-        false
-    }
+pub(super) struct Drive {
+    pub(super) lane: Lane,
+    pub(super) sleeper: Box<dyn Sleeper>,
+    pub(super) interests: Vec<Interest>,
+    pub(super) patience: Patience,
 }
 
 impl Engine {
@@ -322,7 +247,7 @@ impl Engine {
         look(&mut drive.lane)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -420,169 +345,5 @@ impl Engine {
             state = self.take_the_crank(state, enough, None);
             state.progress_drives = false;
         }
-    }
-
-    /// Turns the crank until `enough`, or the moment has come. Only the thread that set `driving` is here.
-    fn drive(&self, enough: impl Fn() -> bool, until: Option<Instant>) {
-        let mut guard = self.lane.lock().unwrap_or_else(PoisonError::into_inner);
-        let drive = &mut *guard;
-        let mut idle = Idle::new(drive.patience);
-        let mut effort = Effort::Quick;
-        loop {
-            self.admit(&mut drive.lane);
-            let moved = match self.fate.check().and_then(|()| drive.lane.poll(effort)) {
-                Ok(moved) => moved,
-                Err(error) => {
-                    self.fail(&mut drive.lane, error);
-                    true
-                }
-            };
-            if moved {
-                self.settle(&drive.lane);
-            }
-            if enough() || until.is_some_and(|until| Instant::now() >= until) {
-                return;
-            }
-            if moved {
-                idle = Idle::new(drive.patience);
-                effort = Effort::Quick;
-                continue;
-            }
-            if idle.rest() {
-                continue;
-            }
-            if effort == Effort::Quick {
-                effort = Effort::Thorough;
-                continue;
-            }
-            let since = idle.since();
-            if let Err(error) = self.look_around(&mut drive.lane, since).and_then(|()| self.sleep(drive, since, until))
-            {
-                self.fail(&mut drive.lane, error);
-                self.settle(&drive.lane);
-            }
-        }
-    }
-
-    /// Takes submitted calls into the lane, in order.
-    fn admit(&self, lane: &mut Lane) {
-        // Relaxed: a hint; a submission that is missed rings the bell or is found on the next turn.
-        if self.waiting.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-        let mut refused = Vec::new();
-        {
-            let mut state = self.lock();
-            while let Some(Submission { call, in_place, completion }) = state.inbox.pop_front() {
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
-                if let Err(error) = lane.admit(call, in_place, completion.clone()) {
-                    refused.push((completion, error));
-                }
-            }
-        }
-        for (completion, error) in refused {
-            completion.finish(Err(error));
-        }
-        self.settle(lane);
-    }
-
-    /// Counts the calls that have ended and tells those who wait for them.
-    fn settle(&self, lane: &Lane) {
-        let mut state = self.lock();
-        let open = lane.in_flight() + state.inbox.len();
-        if open < state.open {
-            state.open = open;
-            if state.followers > 0 {
-                self.changed.notify_all();
-            }
-        }
-    }
-
-    /// After a while without progress: deadlines, peers that left, calls that nobody else has made.
-    fn look_around(&self, lane: &mut Lane, idle_since: Instant) -> Result<()> {
-        let gone = lane.waiting_in_vain_for(|rank| self.fate.has_left(rank));
-        if !gone.is_empty() && !lane.poll(Effort::Thorough)? {
-            // What they sent before they left has been read by now: nothing more will come.
-            let suspects = lane.waiting_in_vain_for(|rank| gone.contains(&rank));
-            if !suspects.is_empty() {
-                return Err(Error::PeerLost { suspects, what: LEFT.into(), during: None });
-            }
-        }
-        let waiting_for = lane.waiting_for();
-        let now = Instant::now();
-        let mut stalled = Vec::new();
-        for task in lane.tasks() {
-            let waited = now - task.started;
-            if waited > task.timeout {
-                let during: Option<OpId> = Some(task.op);
-                return Err(Error::Timeout { waiting_for, after: waited, during });
-            }
-            // Messages are numbered by each pair for itself: only the pair can compare them, and its headers do.
-            let comparable = task.op.collective != Collective::SendRecv;
-            if now - idle_since > STALL && comparable && task.stalled_on.as_ref() != Some(&waiting_for) {
-                task.stalled_on = Some(waiting_for.clone());
-                stalled.push(task.signature);
-            }
-        }
-        for signature in stalled {
-            self.reporter.stalled(signature, &waiting_for);
-        }
-        Ok(())
-    }
-
-    /// Sleeps until there may be news. True when something moved on the last look before the sleep.
-    fn sleep(&self, drive: &mut Drive, idle_since: Instant, until: Option<Instant>) -> Result<bool> {
-        let Drive { lane, sleeper, interests, .. } = drive;
-        lane.interests(interests);
-        // Wake up in time to report a stall, then seldom.
-        let nap = STALL.saturating_sub(idle_since.elapsed()) + Duration::from_millis(1);
-        let nap = if idle_since.elapsed() > STALL { NAP.min(lane.time_left()) } else { nap };
-        let nap = until.map_or(nap, |until| nap.min(until.saturating_duration_since(Instant::now())));
-        let mut outcome = Ok(false);
-        sleeper.sleep(interests, nap, &mut || {
-            // Relaxed: a submitter that came too late for this look rings the bell.
-            if self.waiting.load(Ordering::Relaxed) > 0 || self.fate.check().is_err() {
-                return true;
-            }
-            outcome = lane.poll(Effort::Thorough);
-            !matches!(outcome, Ok(false))
-        })?;
-        self.settle(lane);
-        outcome
-    }
-
-    /// Ends the communicator on this rank and tells everybody.
-    fn fail(&self, lane: &mut Lane, error: Error) {
-        let error = self.verdict(error);
-        let first = self.fate.fail(error);
-        let error = self.fate.check().expect_err("it has just failed");
-        if first {
-            tracing::debug!("this rank ends the communicator: {error}");
-            self.reporter.failed(&error);
-        }
-        lane.fail(&error);
-    }
-
-    /// The end of a link says only that a neighbour is gone, perhaps because of somebody else's death; a deadline only
-    /// that a neighbour waits too. The control plane knows who was first, or who is missing, and gets a moment to say so.
-    fn verdict(&self, error: Error) -> Error {
-        match &error {
-            Error::Mismatch { .. } | Error::Invalid { .. } | Error::Unsupported { .. } => return error,
-            Error::Timeout { .. } if self.fate.check().is_ok() => self.reporter.failed(&error),
-            _ => {}
-        }
-        let deadline = Instant::now() + VERDICT;
-        while Instant::now() < deadline {
-            if let Err(known) = self.fate.check() {
-                return known;
-            }
-            if let Error::PeerLost { suspects, during, .. } = &error
-                && suspects.iter().all(|&rank| self.fate.has_left(rank))
-            {
-                return Error::PeerLost { suspects: suspects.clone(), what: LEFT.into(), during: *during };
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        error
     }
 }

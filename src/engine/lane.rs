@@ -22,10 +22,10 @@ use crate::memory::Span;
 use crate::schedule::catalogue::Algorithm;
 use crate::schedule::{Op, Port, Program};
 use crate::transport::{Interest, Shared};
-use crate::types::{Collective, Rank, ReduceOp};
+use crate::types::{Collective, Rank};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Messages between two ranks travel on a channel of their own: they are matched with each other only, whatever
 /// collectives run between them.
@@ -43,12 +43,12 @@ pub(crate) struct Lane {
     pub(super) connector: Box<dyn Connector>,
     pub(super) links: Vec<Link>,
     link_of: HashMap<Port, usize>,
-    tasks: VecDeque<Box<Task>>,
+    pub(super) tasks: VecDeque<Box<Task>>,
     /// The call that its caller runs straight through, alone.
-    express: Option<Box<Task>>,
+    pub(super) express: Option<Box<Task>>,
     /// Tasks that have ended, for equal calls to come; the latest last.
     #[expect(clippy::vec_box, reason = "they go from list to list, and are large")]
-    spares: Vec<Box<Task>>,
+    pub(super) spares: Vec<Box<Task>>,
     /// Collectives admitted so far.
     sequence: u64,
     /// Messages to and from each rank so far.
@@ -138,75 +138,18 @@ impl Lane {
         Ok(())
     }
 
-    /// Takes a validated call in that can run straight through: one that no other call is in flight with, that was made
-    /// before, and that needs no link. False, and nothing has happened, where it is not of that kind.
-    ///
-    /// Whoever boards it calls [`Lane::poll_express`] until it is over, or [`Lane::park`].
-    pub(crate) fn board(&mut self, call: &Call, in_place: bool) -> bool {
-        if !self.tasks.is_empty() || matches!(call.op, Some(ReduceOp::PreMulSum(_))) {
-            return false;
-        }
-        // Most calls are like one of the calls before; for the small ones it does not matter where the buffers are.
-        let Some(private) = CallKey::new(call, in_place, false) else { return false };
-        if let Some(at) = self.spares.iter().rposition(|spare| spare.is_for(&private) && !spare.depends_on_mapping) {
-            self.renew(at, call);
-            return true;
-        }
-        let mapped = self.reachable(call);
-        let key = CallKey { mapped, ..private };
-        if let Some(at) = self.spares.iter().rposition(|spare| spare.is_for(&key)) {
-            self.renew(at, call);
-            return true;
-        }
-        let Some(prepared) = self.plans.recall(&key).filter(|prepared| prepared.plan.is_local()) else { return false };
-        let signature = self.sign(call);
-        let mut task = self.task(prepared, call, in_place, mapped, signature);
-        task.allocate_scratch();
-        self.express = Some(task);
-        true
-    }
-
-    /// Boards a call on a spare task.
-    fn renew(&mut self, at: usize, call: &Call) {
-        let signature = self.sign(call);
-        let mut task = self.spares.swap_remove(at);
-        task.renew(call, signature);
-        self.express = Some(task);
-    }
-
-    /// Moves the call that was boarded as far as it goes; true when it is over.
-    pub(crate) fn poll_express(&mut self) -> Result<bool> {
-        let Some(mut task) = self.express.take() else { return Ok(true) };
-        let outcome = self.advance_local(&mut task).map_err(|error| error.during(task.op));
-        if outcome.is_ok() && task.is_over() {
-            self.retire(task);
-            return Ok(true);
-        }
-        self.express = Some(task);
-        outcome.map(|_| false)
-    }
-
-    /// Puts the call that was boarded among the calls in flight.
-    pub(crate) fn park(&mut self, completion: Arc<Completion>) {
-        if let Some(mut task) = self.express.take() {
-            task.started = Instant::now();
-            task.completion = Some(completion);
-            self.tasks.push_back(task);
-        }
-    }
-
     /// Whether every neighbour can reach the call's buffers.
-    fn reachable(&self, call: &Call) -> bool {
+    pub(super) fn reachable(&self, call: &Call) -> bool {
         self.shared.as_deref().is_some_and(|shared| local::reachable(shared, call))
     }
 
     /// Counts a call.
-    fn sign(&mut self, call: &Call) -> Signature {
+    pub(super) fn sign(&mut self, call: &Call) -> Signature {
         let sequence = self.next_sequence(call);
         signature(call, sequence, self.settings.epoch, self.settings.digest)
     }
 
-    fn task(
+    pub(super) fn task(
         &mut self,
         prepared: Prepared,
         call: &Call,
@@ -354,18 +297,7 @@ impl Lane {
         Ok(())
     }
 
-    /// [`Lane::poll_local`] through all rounds, for a task that has nothing else to do.
-    fn advance_local(&mut self, task: &mut Task) -> Result<bool> {
-        let mut moved = false;
-        loop {
-            moved |= self.poll_local(task)?;
-            if !(task.round_is_done() && task.next_round()) {
-                return Ok(moved);
-            }
-        }
-    }
-
-    fn retire(&mut self, mut task: Box<Task>) {
+    pub(super) fn retire(&mut self, mut task: Box<Task>) {
         if task.plan.uses_signals() {
             self.signal_calls += 1;
             if let (true, Some(shared)) = (task.inside, &mut self.shared) {

@@ -10,11 +10,14 @@
 
 pub mod call;
 mod completion;
+mod crank;
 mod driver;
+mod express;
 pub mod fate;
 mod lane;
 mod layout;
 mod local;
+mod patience;
 mod places;
 mod plan;
 pub mod port;
@@ -26,10 +29,11 @@ mod task;
 
 pub use call::{Call, Counts};
 pub(crate) use completion::Completion;
+pub(crate) use driver::Engine;
 pub use driver::Reporter;
-pub(crate) use driver::{Engine, Patience};
 pub use fate::Fate;
 pub(crate) use lane::Lane;
+pub(crate) use patience::Patience;
 pub use port::Connector;
 pub(crate) use settings::Settings;
 pub(crate) use task::mix;
