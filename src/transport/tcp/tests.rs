@@ -219,6 +219,19 @@ fn the_same_over_ipv6() {
 }
 
 #[test]
+fn a_link_within_the_host_is_not_paced() {
+    let allowed = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control").unwrap_or_default();
+    if !allowed.split_whitespace().any(|control| control == "reno") {
+        println!("skipped: this machine does not let programs choose reno");
+        return;
+    }
+    let (ends, _other) = linked(V4, 1);
+    let mut name = socket2::SockRef::from(&ends.0.fd()).tcp_congestion().unwrap();
+    name.retain(|&byte| byte != 0);
+    assert_eq!(name, b"reno");
+}
+
+#[test]
 fn small_sends_wait_for_the_flush_and_a_large_one_takes_them_along_in_order() {
     let ((mut tx, _), (_, mut rx)) = linked(V4, 1);
     let block = Block::new(16384);
