@@ -75,6 +75,7 @@ pub mod device;
 pub mod element;
 pub mod engine;
 pub mod error;
+mod fork;
 #[cfg(feature = "tools")]
 pub mod launch;
 pub mod memory;

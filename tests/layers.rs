@@ -9,13 +9,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("element", &["types"]),
     ("memory", &[]),
     ("error", &["types"]),
+    ("fork", &["error"]),
     ("schedule", &["types"]),
     ("topology", &["types", "error"]),
     ("tuner", &["types", "error", "schedule"]),
     ("device", &["types", "memory"]),
     ("transport", &["types", "error", "memory"]),
     ("bootstrap", &["types", "error", "topology", "transport"]),
-    ("engine", &["types", "error", "memory", "schedule", "tuner", "device", "transport"]),
+    ("engine", &["types", "error", "fork", "memory", "schedule", "tuner", "device", "transport"]),
     (
         "comm",
         &[
@@ -36,7 +37,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Modules where `unsafe` may be written; everywhere else the compiler forbids it.
-const UNSAFE_HOMES: &[&str] = &["src/memory.rs", "src/device/host/", "src/transport/shm/", "src/comm/buffer.rs"];
+const UNSAFE_HOMES: &[&str] =
+    &["src/memory.rs", "src/fork.rs", "src/device/host/", "src/transport/shm/", "src/comm/buffer.rs"];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).expect("the source folder can be read") {

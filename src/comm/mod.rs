@@ -86,7 +86,7 @@ pub struct Communicator {
     /// Subsets made so far, by the digest of their list.
     subsets: Mutex<HashMap<u64, u64>>,
     /// Keeps the news of the job coming.
-    _registration: Registration,
+    registration: Option<Registration>,
 }
 
 impl Communicator {
@@ -234,7 +234,7 @@ impl Communicator {
             fate,
             splits: AtomicU64::new(0),
             subsets: Mutex::default(),
-            _registration: registration,
+            registration: Some(registration),
         })
     }
 
@@ -260,13 +260,16 @@ impl Communicator {
 
     /// `Ok` while the communicator works; afterwards the error that ended it. Never blocks.
     pub fn status(&self) -> Result<()> {
-        self.fate.check()
+        self.engine.check()
     }
 
     /// Ends the communicator on all ranks: calls in flight and later ones fail there with [`Error::Aborted`] and this
     /// reason.
     pub fn abort(&self, reason: &str) {
         let error = Error::Aborted { by: self.me, reason: reason.to_string() };
+        if !self.engine.is_at_home() {
+            return;
+        }
         if self.fate.fail(error.clone()) {
             self.world.control.revoke(self.comm, &error);
             self.engine.wake();
@@ -278,6 +281,7 @@ impl Communicator {
     pub fn alloc<T: Element>(&self, count: usize) -> Result<Buffer<T>> {
         let bytes = count.checked_mul(size_of::<T>()).filter(|&bytes| bytes <= isize::MAX as usize);
         let bytes = bytes.ok_or_else(|| Error::invalid(format!("{count} elements of {} overflow", T::DTYPE)))?;
+        self.engine.check_birthplace()?;
         let block = self.world.arena.alloc_zeroed(bytes.max(1), 4096)?;
         Ok(Buffer::new(block, count))
     }
@@ -285,6 +289,11 @@ impl Communicator {
 
 impl Drop for Communicator {
     fn drop(&mut self) {
+        if !self.engine.is_at_home() {
+            // A forked child: what this was made of is the parent's, down to its threads and goodbyes.
+            std::mem::forget((self.engine.clone(), self.world.clone(), self.registration.take()));
+            return;
+        }
         self.engine.close();
     }
 }

@@ -69,6 +69,7 @@ impl Communicator {
     /// # Ok::<(), roundel::Error>(())
     /// ```
     pub fn subset(&self, members: &[Rank]) -> Result<Communicator> {
+        self.engine.check_birthplace()?;
         let world = self.world();
         let distinct: HashSet<Rank> = members.iter().copied().collect();
         let known = members.iter().all(|&member| member < world);

@@ -17,6 +17,7 @@ use super::fate::Fate;
 use super::lane::Lane;
 use super::patience::{Idle, Patience};
 use crate::error::{Error, Result, Signature};
+use crate::fork::Birthplace;
 use crate::transport::{Interest, Sleeper};
 use crate::types::Rank;
 use std::collections::VecDeque;
@@ -44,6 +45,7 @@ pub(crate) struct Engine {
     /// There are calls and nobody drives: for the progress thread.
     abandoned: Condvar,
     pub(super) lane: Mutex<Drive>,
+    birthplace: Birthplace,
     pub(super) fate: Arc<Fate>,
     pub(super) reporter: Arc<dyn Reporter>,
     /// Wakes the driver out of its sleep.
@@ -90,6 +92,7 @@ impl Engine {
         wake: Box<dyn Fn() + Send + Sync>,
     ) -> Arc<Engine> {
         Arc::new(Engine {
+            birthplace: Birthplace::here(),
             fate: lane.fate.clone(),
             lane: Mutex::new(Drive { lane, sleeper, interests: Vec::new(), patience }),
             state: Mutex::new(State {
@@ -110,9 +113,25 @@ impl Engine {
         })
     }
 
+    /// `Ok` while calls may be made.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.birthplace.check()?;
+        self.fate.check()
+    }
+
+    /// [`Engine::check`], whatever has become of the communicator.
+    pub(crate) fn check_birthplace(&self) -> Result<()> {
+        self.birthplace.check()
+    }
+
+    /// False in a process that was forked since: nothing there may touch what its parent uses.
+    pub(crate) fn is_at_home(&self) -> bool {
+        self.birthplace.is_here()
+    }
+
     /// Runs a validated call to its end on this thread.
     pub(crate) fn run(&self, call: &Call, in_place: bool) -> Result<()> {
-        self.fate.check()?;
+        self.check()?;
         if let Some(outcome) = self.run_through(call, in_place) {
             return outcome;
         }
@@ -166,7 +185,7 @@ impl Engine {
 
     /// Runs validated calls together; returns when all have ended, with the first error.
     pub(crate) fn run_all(&self, calls: Vec<(Call, bool)>) -> Result<()> {
-        self.fate.check()?;
+        self.check()?;
         let completions: Vec<_> = calls.iter().map(|_| Arc::new(Completion::default())).collect();
         let mut state = self.lock();
         for ((call, in_place), completion) in calls.into_iter().zip(&completions) {
@@ -187,7 +206,7 @@ impl Engine {
 
     /// Starts a validated call; the progress thread sees to it.
     pub(crate) fn start(self: &Arc<Self>, call: Call, in_place: bool) -> Result<Arc<Completion>> {
-        self.fate.check()?;
+        self.check()?;
         let is_light = call.input.len().max(call.output.len()) <= LIGHT_BYTES;
         let completion = Arc::new(Completion::default());
         let mut state = self.submit(Submission { call, in_place, completion: completion.clone() });
@@ -217,11 +236,15 @@ impl Engine {
 
     /// Waits for a started call.
     pub(crate) fn wait(&self, completion: &Completion) -> Result<()> {
+        self.birthplace.check()?;
         self.follow(self.lock(), completion)
     }
 
     /// Waits for a started call for so long; `None` when it has not ended by then.
     pub(crate) fn wait_for(&self, completion: &Completion, timeout: Duration) -> Option<Result<()>> {
+        if let Err(error) = self.birthplace.check() {
+            return Some(Err(error));
+        }
         // A time beyond all clocks is no limit.
         self.follow_until(self.lock(), completion, Instant::now().checked_add(timeout))
     }
