@@ -277,6 +277,12 @@ public:
         check(roundel_comm_split(owner_.get(), color, key, &part));
         return part == nullptr ? Communicator(Empty{}) : Communicator(part);
     }
+    // These ranks (their numbers here, in the new order), of which each makes this call and nobody else does.
+    Communicator subset(const std::vector<std::int32_t>& ranks) const {
+        roundel_comm_t part = nullptr;
+        check(roundel_comm_subset(owner_.get(), ranks.data(), ranks.size(), &part));
+        return Communicator(part);
+    }
     // False for what a split gave a rank without a color, and for what was moved from.
     explicit operator bool() const noexcept { return owner_.get() != nullptr; }
 

@@ -108,6 +108,37 @@ pub unsafe extern "C" fn roundel_comm_split(
     })
 }
 
+/// The `count` ranks listed in `ranks` (their numbers here, in the new order) become a communicator of their own. Only they
+/// make this call, all with the same list; so it also works when another rank is dead or `comm` has failed, as long as the
+/// process of the job's root lives: where the unique id was made, else rank 0's. Blocks at most `init_timeout_ms`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn roundel_comm_subset(
+    comm: roundel_comm_t,
+    ranks: *const i32,
+    count: usize,
+    part: *mut roundel_comm_t,
+) -> roundel_result_t {
+    boundary("roundel_comm_subset", || {
+        let comm = get(comm)?;
+        // SAFETY: the caller promises room for a handle, or NULL.
+        let part = unsafe { arguments::out(part, "part") }?;
+        let on = |failure: Failure| failure.on(comm.rank());
+        group::must_be_closed("a subset").map_err(on)?;
+        if count > comm.world() {
+            return Err(on(Failure::argument(format!("{count} ranks of a world of {}", comm.world()))));
+        }
+        if ranks.is_null() {
+            return Err(on(Failure::argument("ranks is NULL")));
+        }
+        // SAFETY: not NULL (checked above), and the caller promises `count` ranks there.
+        let ranks = unsafe { std::slice::from_raw_parts(ranks, count) };
+        let known = |&rank: &i32| usize::try_from(rank).map_err(|_| on(Failure::argument(format!("rank {rank}"))));
+        let members = ranks.iter().map(known).collect::<Result<Vec<_>, _>>()?;
+        *part = insert(comm.subset(&members).map_err(|error| on(error.into()))?)?;
+        Ok(())
+    })
+}
+
 /// Ends this rank's part of a communicator: waits for its calls in flight and tells the other ranks, where calls that
 /// still need this rank then fail. Calls that other threads are in go on to their end; from now on the handle is
 /// invalid. To leave without waiting call `roundel_comm_abort` first.

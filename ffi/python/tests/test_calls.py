@@ -1,5 +1,7 @@
 """Every call on NumPy arrays, against NumPy, over 2 to 8 ranks."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -227,6 +229,36 @@ def test_split():
         assert "closed" in repr(part)
 
     threads(5, body)
+
+
+def test_subset():
+    def body(comm):
+        if comm.rank == 1:
+            return
+        with comm.subset([2, 0]) as part:
+            assert (part.world, part.rank) == (2, 1 - comm.rank // 2)
+            data = np.full(3, comm.rank)
+            part.all_reduce(data)
+            assert (data == 2).all()
+
+    threads(3, body)
+
+
+def test_numbers_that_c_cannot_hold_are_refused():
+    with roundel.Communicator.threads(1)[0] as comm:
+        for split in (dict(color=2**32 + 1), dict(color=1.5), dict(color=0, key=2**70), dict(color="0")):
+            with pytest.raises(roundel.InvalidArgument):
+                comm.split(**split)
+        with pytest.raises(roundel.InvalidArgument) as refused:
+            comm.subset([2**40])
+        assert refused.value.rank is None
+        with pytest.raises(roundel.InvalidArgument) as refused:
+            comm.subset([7])
+        assert refused.value.rank == 0
+        with pytest.raises(TypeError, match="cannot be copied"):
+            copy.copy(comm)
+    with pytest.raises(roundel.InvalidArgument):
+        roundel.Communicator.threads(2**33)
 
 
 def test_mapped_memory():

@@ -288,6 +288,15 @@ static void splits(void) {
     if (none != NULL) {
         OK(roundel_comm_destroy(none));
     }
+    int32_t backwards[64];
+    EXPECT(n <= 64);
+    for (int32_t i = 0; i < n; i++) {
+        backwards[i] = n - 1 - i;
+    }
+    OK(roundel_comm_subset(comm, backwards, (size_t)n, &part));
+    OK(roundel_comm_rank(part, &rank));
+    EXPECT(rank == n - 1 - me);
+    OK(roundel_comm_destroy(part));
     OK(roundel_comm_host_of(comm, n - 1, &host));
     OK(roundel_comm_transport(comm, &transport));
     EXPECT(host >= 0 && strlen(transport) > 0);

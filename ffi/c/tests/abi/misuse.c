@@ -54,6 +54,9 @@ static void null_pointers(roundel_comm_t comm) {
     ARGUMENT(roundel_comm_rank(comm, NULL), "rank is NULL");
     ARGUMENT(roundel_comm_transport(comm, NULL), "transport is NULL");
     ARGUMENT(roundel_comm_split(comm, 0, 0, NULL), "part is NULL");
+    ARGUMENT(roundel_comm_subset(comm, NULL, 1, &comm), "ranks is NULL");
+    ARGUMENT(roundel_comm_subset(comm, (int32_t[]){-1}, 1, &comm), "rank -1");
+    ARGUMENT(roundel_comm_subset(comm, (int32_t[]){0, 0}, 1000, &comm), "1000 ranks of a world");
     ARGUMENT(roundel_all_reduce(NULL, data, 4, F32, SUM, comm), "send is NULL");
     ARGUMENT(roundel_all_reduce(data, NULL, 4, F32, SUM, comm), "recv is NULL");
     ARGUMENT(roundel_all_gather_v(data, data, NULL, F32, comm), "counts is NULL");

@@ -16,7 +16,7 @@ from . import interrupt
 from .calls import Calls, Request
 from .dtypes import DType, PremulSum
 from .errors import InvalidArgument, RoundelError
-from .library import CALLS, UNIQUE_ID_BYTES, UniqueIdStruct, check, last_error, lib
+from .library import CALLS, UNIQUE_ID_BYTES, UniqueIdStruct, check, integer, last_error, lib
 from .mapped import Mapped, shape_of
 from .work import Work, in_flight, started
 
@@ -91,13 +91,15 @@ class Communicator(Calls[None]):
         ``init_timeout_ms``; then the error says who is missing."""
         handle = c_void_p()
         with _options(settings) as options:
-            check(lib.roundel_comm_init_rank(handle, world, id._struct, rank, options))
+            check(
+                lib.roundel_comm_init_rank(handle, integer("world", world), id._struct, integer("rank", rank), options)
+            )
         return cls(handle)
 
     @classmethod
     def threads(cls, world: int, **settings: Setting) -> List[Communicator]:
         """All ``world`` ranks in this process, in order: one for each thread of the caller's."""
-        if world < 1:
+        if integer("world", world) < 1:
             raise InvalidArgument(f"a world of {world}; it has at least one rank")
         handles = (c_void_p * world)()
         with _options(settings) as options:
@@ -153,13 +155,34 @@ class Communicator(Calls[None]):
     def split(self, color: Optional[int], key: int = 0) -> Optional[Communicator]:
         """Ranks of the same ``color`` become a communicator of their own, ordered by ``key`` and then by their rank here; a
         rank with the color ``None`` gets none. Collective over all ranks, and blocking."""
-        if color is not None and color < 0:
+        if color is not None and integer("color", color) < 0:
             raise InvalidArgument(f"color={color}; it is not negative, or None")
+        integer("key", key, 64)
         handle = c_void_p()
         mine = self._used()
         with interrupt.guard(mine):
             check(lib.roundel_comm_split(mine, -1 if color is None else color, key, handle))
         return Communicator(handle) if handle.value else None
+
+    def subset(self, ranks: Sequence[int]) -> Communicator:
+        """The ranks ``ranks`` (their numbers here, in the new order) become a communicator of their own. Only they make this
+        call, all with the same list; so it also works when another rank is dead or this communicator has failed, as long as
+        the process of the job's root lives (where the unique id was made, else rank 0's). Blocks at most ``init_timeout_ms``."""
+        members = [integer("a rank", rank) for rank in ranks]
+        handle = c_void_p()
+        mine = self._used()
+        with interrupt.guard(mine):
+            check(lib.roundel_comm_subset(mine, (c_int32 * len(members))(*members), len(members), handle))
+        return Communicator(handle)
+
+    def __copy__(self) -> Communicator:
+        raise TypeError("a communicator cannot be copied: it is one rank's part in a job; use split() for another one")
+
+    def __deepcopy__(self, _: Any) -> Communicator:
+        return self.__copy__()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a communicator cannot be pickled: it is one rank's part in a job")
 
     def alloc(self, count: int, dtype: str = "float32") -> Mapped:
         """Zeroed memory for ``count`` elements that the other ranks of the host can reach, so that calls on it need no

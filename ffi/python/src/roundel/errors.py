@@ -6,7 +6,7 @@ error the communicator is finished, on every rank; later calls repeat the error.
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 __all__ = [
     "Aborted",
@@ -27,6 +27,8 @@ class RoundelError(RuntimeError):
     #: The ranks that the error is about: who is gone, who is waited for, who disagrees, who aborted. Empty where nobody
     #: in particular is to blame.
     ranks: Tuple[int, ...]
+    #: This process's rank in the communicator; ``None`` where the error came before there was one.
+    rank: Optional[int]
     #: The call that it ended, as in ``"all_reduce"``; ``None`` outside calls.
     operation: Optional[str]
     #: The number of that call on its communicator, from 0 and equal on all ranks; ``None`` where there is none.
@@ -37,21 +39,25 @@ class RoundelError(RuntimeError):
         message: str,
         *,
         ranks: Tuple[int, ...] = (),
+        rank: Optional[int] = None,
         operation: Optional[str] = None,
         sequence: Optional[int] = None,
     ) -> None:
         super().__init__(message)
         self.ranks = ranks
+        self.rank = rank
         self.operation = operation
         self.sequence = sequence
 
     def copy(self) -> RoundelError:
         """The same error without a traceback: one failure is raised once for everybody who asks."""
-        return type(self)(str(self), ranks=self.ranks, operation=self.operation, sequence=self.sequence)
+        return type(self)(str(self), **self._facts())
 
     def __reduce__(self):  # type: ignore[no-untyped-def]
-        state = {"ranks": self.ranks, "operation": self.operation, "sequence": self.sequence}
-        return type(self), (str(self),), state
+        return type(self), (str(self),), self._facts()
+
+    def _facts(self) -> Dict[str, Any]:
+        return {"ranks": self.ranks, "rank": self.rank, "operation": self.operation, "sequence": self.sequence}
 
 
 class InvalidArgument(RoundelError, ValueError):

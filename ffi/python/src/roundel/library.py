@@ -6,6 +6,7 @@ Functions are called through ``ctypes.CDLL``, which gives up the interpreter's l
 from __future__ import annotations
 
 import ctypes
+import operator
 import os
 from ctypes import POINTER, c_char_p, c_int32, c_int64, c_size_t, c_uint64, c_void_p
 from pathlib import Path
@@ -73,6 +74,7 @@ FUNCTIONS: Dict[str, List[Any]] = {
     "roundel_comm_init_rank": [POINTER(_comm), c_int32, UniqueIdStruct, c_int32, _options],
     "roundel_comm_init_threads": [POINTER(_comm), c_int32, _options],
     "roundel_comm_split": [_comm, c_int32, c_int64, POINTER(_comm)],
+    "roundel_comm_subset": [_comm, POINTER(c_int32), c_size_t, POINTER(_comm)],
     "roundel_comm_destroy": [_comm],
     "roundel_comm_abort": [_comm, c_char_p],
     "roundel_comm_status": [_comm],
@@ -124,6 +126,17 @@ COLLECTIVES = (
 )
 
 
+def integer(what: str, value: Any, bits: int = 32) -> int:
+    """``value``, if C can hold it in so many bits: ctypes by itself keeps the low ones of any number, silently."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise errors.InvalidArgument(f"{what}={value!r}; it is an integer") from None
+    if not -(1 << (bits - 1)) <= number < 1 << (bits - 1):
+        raise errors.InvalidArgument(f"{what}={number}; it has at most {bits} bits")
+    return number
+
+
 def _load() -> ctypes.CDLL:
     beside = Path(__file__).with_name("libroundel.so")
     path = os.environ.get(LIBRARY_VARIABLE) or str(beside)
@@ -171,6 +184,7 @@ def last_error() -> RoundelError:
     return _ERRORS.get(details.code, RoundelError)(
         message,
         ranks=ranks,
+        rank=details.rank if details.rank >= 0 else None,
         operation=COLLECTIVES[details.collective] if known else None,
         sequence=details.sequence if known else None,
     )
