@@ -617,7 +617,8 @@ roundel_result_t roundel_group_start(void);
 // Runs the calls of the group, all at once, and returns when all have ended. Collectives of a communicator keep their
 // order, messages the order of each pair, and nothing waits for anything else: a send and a receive cannot block each
 // other, and one thread can call for several ranks. When one of the calls was refused, none runs and its error is
-// returned; otherwise the first error of a call. The buffers must stay until then.
+// returned; otherwise the first error of a call. The buffers must stay until then, and no call may write what another
+// one of the group uses.
 roundel_result_t roundel_group_end(void);
 
 // The same without waiting: starts the calls, and `work` ends when all have. Of nested groups only the outermost may end

@@ -81,7 +81,8 @@ pub extern "C" fn roundel_group_start() -> roundel_result_t {
 /// Runs the calls of the group, all at once, and returns when all have ended. Collectives of a communicator keep their
 /// order, messages the order of each pair, and nothing waits for anything else: a send and a receive cannot block each
 /// other, and one thread can call for several ranks. When one of the calls was refused, none runs and its error is
-/// returned; otherwise the first error of a call. The buffers must stay until then.
+/// returned; otherwise the first error of a call. The buffers must stay until then, and no call may write what another
+/// one of the group uses.
 #[unsafe(no_mangle)]
 pub extern "C" fn roundel_group_end() -> roundel_result_t {
     boundary("roundel_group_end", || match close()? {

@@ -148,7 +148,7 @@ class Communicator(Calls[None]):
                 group.recv(theirs, left)
 
         Collectives keep their order, messages the order of each pair, and nothing waits for anything else. When the block
-        raises, or a call is refused, none of them runs.
+        raises, or a call is refused, none of them runs. No call may write what another one of the group uses.
         """
         return Group(self)
 
