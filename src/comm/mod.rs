@@ -276,6 +276,22 @@ impl Communicator {
         }
     }
 
+    /// Blocks until all calls that this rank has started have ended, well or badly. Dropping a communicator begins with that
+    /// too; here another thread can still [`abort`](Communicator::abort) them meanwhile.
+    ///
+    /// ```
+    /// # let comm = roundel::Communicator::threads(1, roundel::Options::default())?.remove(0);
+    /// let work = comm.start_all_reduce(vec![1.0f32; 8], roundel::ReduceOp::Sum)?;
+    /// comm.drain();
+    /// assert!(work.test());
+    /// # Ok::<(), roundel::Error>(())
+    /// ```
+    pub fn drain(&self) {
+        if self.engine.is_at_home() {
+            self.engine.drain();
+        }
+    }
+
     /// Zeroed memory for `count` elements that the other ranks of the host can map. Not collective: each rank allocates
     /// for itself, and calls find out whether all of them did.
     pub fn alloc<T: Element>(&self, count: usize) -> Result<Buffer<T>> {

@@ -249,6 +249,19 @@ impl Engine {
         self.follow_until(self.lock(), completion, Instant::now().checked_add(timeout))
     }
 
+    /// Waits until no call is in flight; drives nothing.
+    pub(crate) fn drain(&self) {
+        let mut state = self.lock();
+        while state.open > 0 {
+            if !state.driving {
+                self.abandoned.notify_one();
+            }
+            state.followers += 1;
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.followers -= 1;
+        }
+    }
+
     /// Waits until nothing is in flight and the progress thread has ended: what it holds (in the end this rank's
     /// membership in the job) must be given back before the process may exit.
     pub(crate) fn close(&self) {

@@ -308,8 +308,8 @@ roundel_result_t roundel_comm_subset(roundel_comm_t comm,
                                      roundel_comm_t *part);
 
 // Ends this rank's part of a communicator: waits for its calls in flight and tells the other ranks, where calls that
-// still need this rank then fail. Calls that other threads are in go on to their end; from now on the handle is
-// invalid. To leave without waiting call `roundel_comm_abort` first.
+// still need this rank then fail. Calls that other threads are in go on to their end; then the handle is invalid. To
+// leave without waiting call `roundel_comm_abort` first, or meanwhile from another thread.
 roundel_result_t roundel_comm_destroy(roundel_comm_t comm);
 
 // Ends the communicator on all ranks: calls in flight and later ones fail everywhere with `ROUNDEL_ERROR_ABORTED` and

@@ -140,11 +140,15 @@ pub unsafe extern "C" fn roundel_comm_subset(
 }
 
 /// Ends this rank's part of a communicator: waits for its calls in flight and tells the other ranks, where calls that
-/// still need this rank then fail. Calls that other threads are in go on to their end; from now on the handle is
-/// invalid. To leave without waiting call `roundel_comm_abort` first.
+/// still need this rank then fail. Calls that other threads are in go on to their end; then the handle is invalid. To
+/// leave without waiting call `roundel_comm_abort` first, or meanwhile from another thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn roundel_comm_destroy(comm: roundel_comm_t) -> roundel_result_t {
-    boundary("roundel_comm_destroy", || COMMS.remove(comm.addr() as u64).map(drop))
+    boundary("roundel_comm_destroy", || {
+        // The handle is good until nothing is in flight, so that another thread can abort what keeps this one.
+        get(comm)?.drain();
+        COMMS.remove(comm.addr() as u64).map(drop)
+    })
 }
 
 /// Ends the communicator on all ranks: calls in flight and later ones fail everywhere with `ROUNDEL_ERROR_ABORTED` and

@@ -122,15 +122,19 @@ def _interrupted(report, rank, world, how):
     try:
         if how == "blocking":
             comm.all_reduce(np.zeros(1000))
-        else:
+        elif how == "waiting":
             comm.start.all_reduce(np.zeros(1000)).wait()
+        else:
+            work = comm.start.all_reduce(np.zeros(1000))
+            comm.close()
+            work.wait()
     except KeyboardInterrupt:
         if how == "waiting":
             comm.abort("interrupted")
         return "KeyboardInterrupt"
 
 
-@pytest.mark.parametrize("how", ["blocking", "waiting"])
+@pytest.mark.parametrize("how", ["blocking", "waiting", "closing"])
 def test_ctrl_c_ends_a_call(job, how):  # noqa: F811
     with processes(2, _interrupted, how, environment=job) as ranks:
         for rank in ranks:

@@ -77,6 +77,25 @@ def test_what_has_no_usable_memory_is_refused(value, words):
         of(value, target=False)
 
 
+def test_an_interface_may_give_a_buffer_for_an_address():
+    class Picture:
+        def __init__(self, data, count):
+            self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (count,), "data": data}
+
+    # As an attribute of the type, which is where PIL has it.
+    class Image:
+        __array_interface__ = property(lambda self: Picture(b"abcdef", 6).__array_interface__)
+
+    image = memory(Image(), target=False, what="input")
+    assert (image.count, image.element.name, image.writable) == (6, "uint8", False)
+    with pytest.raises(roundel.InvalidArgument, match="has 6 bytes"):
+
+        class Short:
+            __array_interface__ = property(lambda self: Picture(b"abcdef", 7).__array_interface__)
+
+        memory(Short(), target=False, what="input")
+
+
 def test_the_buffer_protocol():
     for value, name, count in [
         (bytearray(5), "uint8", 5),

@@ -423,7 +423,7 @@ def scalar(value: float, dtype: DType) -> bytes:
     """One element of this type."""
     if dtype in _FORMATS:
         whole = dtype < DType.FLOAT16
-        if whole and value != int(value):
+        if whole and not isinstance(value, int) and not value.is_integer():
             raise InvalidArgument(f"the factor {value} is no {dtype.name.lower()}")
         try:
             return struct.pack(_FORMATS[dtype], int(value) if whole else value)

@@ -57,7 +57,8 @@ class PremulSum(NamedTuple):
 
 def premul_sum(factor: float) -> PremulSum:
     """The sum of inputs that each rank multiplies by its own ``factor`` first."""
-    return PremulSum(float(factor))
+    # Whole numbers stay whole: not every integer of 64 bits is a float.
+    return PremulSum(factor if isinstance(factor, int) else float(factor))
 
 
 _ALL = frozenset(ReduceOp)

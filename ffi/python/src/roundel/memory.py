@@ -183,6 +183,19 @@ def _of_array(value: Any, what: str) -> Memory:
     data = facts.get("data")
     if data is None:
         raise InvalidArgument(f"{what}: its __array_interface__ names no address")
+    if not isinstance(data, tuple):
+        # An object with the buffer protocol instead of an address, as NumPy takes it too; PIL gives bytes.
+        try:
+            view = pybuffer.Export(data)
+        except (TypeError, BufferError) as error:
+            raise InvalidArgument(f"{what}: the data of its __array_interface__: {error}") from None
+        kind = _array_element(value, typestr, size, what)
+        skipped, needed = facts.get("offset", 0), _product(shape) * size
+        if skipped < 0 or skipped + needed > view.len_bytes:
+            raise InvalidArgument(
+                f"{what}: its __array_interface__ has {view.len_bytes} bytes for {skipped} + {needed}"
+            )
+        return Memory(view.address + skipped, _product(shape), kind, writable=view.writable, owner=view)
     address, read_only = data
     return Memory(
         address, _product(shape), _array_element(value, typestr, size, what), writable=not read_only, owner=value

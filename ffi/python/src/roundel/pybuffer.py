@@ -51,6 +51,7 @@ class Export:
         _get(value, self._buffer, _C_CONTIGUOUS | _FORMAT)
         size = max(self._buffer.itemsize, 1)
         self.address: int = self._buffer.buf or 0
+        self.len_bytes: int = self._buffer.len
         self.count: int = self._buffer.len // size
         self.writable = not self._buffer.readonly
 
