@@ -48,7 +48,8 @@ impl Settings {
             hosts: self.hosts.clone(),
             root: if call.collective.has_root() || call.collective == Collective::SendRecv { call.root } else { 0 },
             peer: if call.collective == Collective::SendRecv { call.peer } else { 0 },
-            channels: self.channels,
+            // All messages of a pair take one link, so their bytes must come in one run.
+            channels: if call.collective == Collective::SendRecv { 1 } else { self.channels },
             in_place,
         }
     }
