@@ -158,6 +158,17 @@ impl Call {
         count * self.dtype.size_bytes()
     }
 
+    /// [`Call::vector_bytes`], were all blocks as long as the longest.
+    pub(crate) fn padded_bytes(&self, world: usize) -> usize {
+        match &self.counts {
+            Counts::Blocks(counts) => {
+                let longest = counts.iter().copied().max().unwrap_or(0);
+                longest.saturating_mul(world).saturating_mul(self.dtype.size_bytes())
+            }
+            _ => self.vector_bytes(world),
+        }
+    }
+
     /// The meeting that a split begins with: a barrier that counts one.
     pub(crate) fn is_meeting(&self) -> bool {
         self.collective == Collective::Barrier && self.counts == Counts::Even(1)

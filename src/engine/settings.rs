@@ -58,6 +58,7 @@ impl Settings {
     pub(crate) fn choose(&self, shape: &Shape, call: &Call, mapped: bool) -> Result<Algorithm> {
         let situation = Situation {
             bytes: call.vector_bytes(self.world()),
+            padded_bytes: call.padded_bytes(self.world()),
             mapped,
             uneven_exchange: call.is_exchange(),
             reproducible: self.reproducible,

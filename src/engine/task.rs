@@ -330,6 +330,11 @@ pub(super) fn slots(plan: &Plan, layout: &Layout, stage_bytes: usize, depends_on
     if plan.program.stage_slots + plan.program.scratch_slots == 0 {
         return Slots { slot_bytes: 0, round: Round::WHOLE, is_inline: false };
     }
+    debug_assert!(
+        !plan.algorithm.single_round() || layout.max_chunk_bytes() <= slot_bytes,
+        "{} bytes go through slots of {slot_bytes} in a single round",
+        layout.max_chunk_bytes()
+    );
     Slots { slot_bytes, round: Round { index: 0, piece_bytes: slot_bytes }, is_inline: false }
 }
 

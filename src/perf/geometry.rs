@@ -152,17 +152,9 @@ fn has_blocks(collective: Collective) -> bool {
 mod tests {
     use super::*;
 
-    const ALL: [Collective; 9] = [
-        Collective::AllReduce,
-        Collective::Reduce,
-        Collective::Broadcast,
-        Collective::ReduceScatter,
-        Collective::AllGather,
-        Collective::Gather,
-        Collective::Scatter,
-        Collective::AllToAll,
-        Collective::SendRecv,
-    ];
+    fn measured() -> impl Iterator<Item = Collective> {
+        Collective::ALL.into_iter().filter(|&collective| collective != Collective::Barrier)
+    }
 
     #[test]
     fn sizes_are_those_of_the_whole_vector() {
@@ -176,7 +168,7 @@ mod tests {
 
     #[test]
     fn expectations_cover_every_output_exactly_once() {
-        for collective in ALL {
+        for collective in measured() {
             for (world, root) in [(1, 0), (3, 1), (4, 3)] {
                 let geometry = Geometry::new(collective, DType::U8, world, 120);
                 for me in 0..world {
@@ -193,7 +185,7 @@ mod tests {
 
     #[test]
     fn in_place_buffers_fit_the_vector() {
-        for collective in ALL {
+        for collective in measured() {
             let geometry = Geometry::new(collective, DType::F16, 5, 1000);
             for me in 0..5 {
                 let (input, output) = geometry.in_place_offsets(me);

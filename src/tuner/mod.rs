@@ -36,6 +36,8 @@ const FEW_RANKS: usize = 4;
 pub struct Situation {
     /// Bytes of the vector, or of all blocks together.
     pub bytes: usize,
+    /// The same, were all blocks as long as the longest: the slots of a round are of one size.
+    pub padded_bytes: usize,
     /// Peers can map the caller's buffers.
     pub mapped: bool,
     /// The counts differ from pair to pair, and only the pair knows them.
@@ -53,9 +55,16 @@ pub struct Situation {
 /// use roundel::tuner::{Situation, choose};
 /// use roundel::Collective;
 /// let shape = Shape::one_host(Collective::AllReduce, 4);
-/// let small = Situation { bytes: 8, mapped: false, uneven_exchange: false, reproducible: false, wish: None };
-/// assert_eq!(choose(&shape, small).unwrap(), Algorithm::OneShot);
-/// assert_eq!(choose(&shape, Situation { bytes: 1 << 20, ..small }).unwrap(), Algorithm::Staged);
+/// let sized = |bytes| Situation {
+///     bytes,
+///     padded_bytes: bytes,
+///     mapped: false,
+///     uneven_exchange: false,
+///     reproducible: false,
+///     wish: None,
+/// };
+/// assert_eq!(choose(&shape, sized(8)).unwrap(), Algorithm::OneShot);
+/// assert_eq!(choose(&shape, sized(1 << 20)).unwrap(), Algorithm::Staged);
 /// ```
 pub fn choose(shape: &Shape, situation: Situation) -> Result<Algorithm> {
     let possible = candidates(shape);
@@ -65,7 +74,7 @@ pub fn choose(shape: &Shape, situation: Situation) -> Result<Algorithm> {
             && match algorithm {
                 _ if situation.uneven_exchange => *algorithm == Algorithm::Pairwise,
                 _ if algorithm.needs_mapped_buffers() => situation.mapped || shape.collective == Collective::Barrier,
-                _ => !algorithm.single_round() || situation.bytes <= single_round_bytes(shape.collective),
+                _ => !algorithm.single_round() || situation.padded_bytes <= single_round_bytes(shape.collective),
             }
     };
     if let Some(wish) = situation.wish.filter(usable) {
@@ -95,7 +104,7 @@ fn preferred(shape: &Shape, situation: Situation) -> Vec<Algorithm> {
         return match shape.collective {
             Collective::Barrier => vec![FlatPush],
             _ if situation.bytes <= ONE_SHOT_BYTES => vec![OneShot],
-            collective if situation.bytes <= single_round_bytes(collective) => vec![FlatPush, OneShot],
+            collective if situation.padded_bytes <= single_round_bytes(collective) => vec![FlatPush, OneShot],
             _ => vec![FlatPush, Staged],
         };
     }
@@ -139,7 +148,14 @@ mod tests {
     fn between_hosts_steps_are_saved_for_short_vectors_and_bytes_for_long_ones() {
         use Algorithm::*;
         let chosen = |world, bytes| {
-            let situation = Situation { bytes, mapped: false, uneven_exchange: false, reproducible: false, wish: None };
+            let situation = Situation {
+                bytes,
+                padded_bytes: bytes,
+                mapped: false,
+                uneven_exchange: false,
+                reproducible: false,
+                wish: None,
+            };
             choose(&Shape::apart(Collective::AllReduce, world), situation).unwrap()
         };
         for (world, expected) in [
@@ -150,5 +166,19 @@ mod tests {
         ] {
             assert_eq!([8, 32 << 10, 1 << 20, 64 << 20].map(|bytes| chosen(world, bytes)), expected, "{world} ranks");
         }
+    }
+    #[test]
+    fn what_must_fit_one_round_is_judged_by_its_longest_block() {
+        let skewed = |padded_bytes| Situation {
+            bytes: 32 << 10,
+            padded_bytes,
+            mapped: false,
+            uneven_exchange: false,
+            reproducible: false,
+            wish: Some(Algorithm::OneShot),
+        };
+        let shape = Shape::one_host(Collective::ReduceScatter, 8);
+        assert_eq!(choose(&shape, skewed(32 << 10)), Ok(Algorithm::OneShot));
+        assert_ne!(choose(&shape, skewed(8 * (32 << 10))), Ok(Algorithm::OneShot));
     }
 }

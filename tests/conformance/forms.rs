@@ -85,6 +85,9 @@ pub fn rounds(comm: &Communicator) {
         calls::reduce::<half::f16>(&case, operations::<half::f16>()[5]);
         calls::broadcast::<u32>(&case);
         calls::all::<u32>(&Case { count: 100_000 / world, ..case }, ReduceOp::Max);
+        // Few bytes, but in one block: were all blocks so long, they would not fit the stage.
+        calls::reduce_scatter_v::<f32>(&Case { count: 8192, ..case }, ReduceOp::Sum);
+        calls::all_gather_v::<f32>(&Case { count: 8192, ..case });
     }
 }
 

@@ -30,7 +30,8 @@
 //!
 //! `format` how floats are read and written; `rule` and `order` what happens to one element; `kernel` and `change` the
 //! loops over it; `isa` which instructions they are compiled for;
-//! `store` how results are written; `copying` the copy; [`convert`] the small floats; [`mod@reference`] the definition of it all.
+//! `store` how results are written; `copying` the copy; [`convert`] the small floats; [`mod@reference`] the definition of
+//! it all.
 
 mod change;
 pub mod convert;
@@ -107,11 +108,12 @@ pub fn reduce(fold: &Fold, finish: bool, from: &[Span], into: &[Span], store: St
 pub fn copy(from: Span, into: &[Span], store: Store) {
     check(&[from], into);
     if let (&[into], Store::Cached) = (into, store) {
-        if into != from {
-            // SAFETY: one length, no overlap (checked above).
-            unsafe { copying::copy(from.as_ptr(), into.as_ptr(), from.len()) }
+        if into.overlaps(from) {
+            // Itself, if the caller keeps the contract; whatever it is, `copy_from` allows it.
+            return into.copy_from(from);
         }
-        return;
+        // SAFETY: of one length (checked above), and apart.
+        return unsafe { copying::copy(from.as_ptr(), into.as_ptr(), from.len()) };
     }
     // A whole number of lines and pages, well inside L1.
     const STEP: usize = 8192;

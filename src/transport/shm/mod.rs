@@ -42,6 +42,8 @@ mod word;
 #[cfg(test)]
 mod interleavings;
 #[cfg(test)]
+mod neighbours_tests;
+#[cfg(test)]
 mod process_tests;
 
 pub use area::{Area, AreaCard, AreaShape};
