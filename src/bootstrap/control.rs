@@ -8,7 +8,7 @@
 use super::address::Root;
 use super::member::{Event, Link, Shared};
 use super::seats::Patience;
-use super::wire::{CONTROL_VERSION, Hello, MAX_WORLD, ToRoot};
+use super::wire::{CONTROL_VERSION, Hello, MAX_WORLD, Terms, ToRoot};
 use super::{MAX_CONTRIBUTION_BYTES, deadline_after, join, listening, root};
 use crate::error::{Error, Result, Signature};
 use crate::topology::detect::process_id;
@@ -139,6 +139,25 @@ impl Control {
     /// which with `tag` names the exchange and is the same on all. It succeeds for all or fails for all: at the first
     /// deadline that passes, or as soon as a member is gone that has not contributed. A tag that failed stays failed.
     pub fn exchange(&self, tag: u64, members: &[Rank], mine: Vec<u8>, deadline: Instant) -> Result<Vec<Vec<u8>>> {
+        let parts = self.gather(tag, members, Terms::All, mine, deadline)?;
+        Ok(parts.into_iter().map(Option::unwrap_or_default).collect())
+    }
+
+    /// [`Control::exchange`] among those of the members that live: what the others would have given is `None`, and everybody
+    /// sees the same. Members that live and do not take part are waited for until the deadline. It fails where those
+    /// that cannot be reached, but may live, are at least as many as those that can: they may be doing the same.
+    pub fn census(&self, tag: u64, members: &[Rank], mine: Vec<u8>, deadline: Instant) -> Result<Vec<Option<Vec<u8>>>> {
+        self.gather(tag, members, Terms::Living, mine, deadline)
+    }
+
+    fn gather(
+        &self,
+        tag: u64,
+        members: &[Rank],
+        terms: Terms,
+        mine: Vec<u8>,
+        deadline: Instant,
+    ) -> Result<Vec<Option<Vec<u8>>>> {
         let shared = &self.shared;
         let distinct: HashSet<Rank> = members.iter().copied().collect();
         if distinct.len() != members.len() || !distinct.contains(&shared.rank) {
@@ -154,8 +173,8 @@ impl Control {
             )));
         }
         match &shared.link {
-            Some(link) if members.len() > 1 => shared.exchange(link, tag, members, mine, deadline),
-            _ => Ok(vec![mine]),
+            Some(link) if members.len() > 1 => shared.exchange(link, tag, members, terms, mine, deadline),
+            _ => Ok(vec![Some(mine)]),
         }
     }
 

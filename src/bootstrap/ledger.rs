@@ -4,6 +4,7 @@
 //! members of an exchange see it succeed or all see it fail, and all ranks see the same first error of a communicator.
 #![forbid(unsafe_code)]
 
+use super::gathering::{Gathering, Gone, Prospect};
 use super::recent::Recent;
 use super::wire::{ExchangeError, ExchangeId, FromRoot, ToRoot};
 use crate::error::{Error, Signature};
@@ -22,37 +23,6 @@ pub(super) enum Audience {
 
 /// Messages, in the order in which they are to be sent.
 pub(super) type Mail = Vec<(Audience, FromRoot)>;
-
-/// An exchange that some members have not contributed to.
-struct Gathering {
-    members: Vec<Rank>,
-    contributions: BTreeMap<Rank, Vec<u8>>,
-}
-
-impl Gathering {
-    fn missing(&self) -> impl Iterator<Item = Rank> + '_ {
-        self.members.iter().copied().filter(|member| !self.contributions.contains_key(member))
-    }
-
-    fn waiting(&self) -> Audience {
-        Audience::Ranks(self.contributions.keys().copied().collect())
-    }
-}
-
-/// How a rank went.
-enum Gone {
-    Left,
-    Lost(String),
-}
-
-impl Gone {
-    fn words(&self) -> String {
-        match self {
-            Gone::Left => "left".to_string(),
-            Gone::Lost(what) => what.clone(),
-        }
-    }
-}
 
 /// What a rank waits in, and for whom.
 struct Stalled {
@@ -86,79 +56,82 @@ impl Ledger {
     /// Takes in one message. What it makes the root say is appended to `mail`.
     pub(super) fn receive(&mut self, from: Rank, message: ToRoot, mail: &mut Mail) {
         match message {
-            ToRoot::Contribute { exchange, members, bytes } => self.contribute(from, exchange, members, bytes, mail),
+            ToRoot::Contribute { exchange, members, terms, bytes } => {
+                self.contribute(from, exchange, Gathering::new(members, terms), bytes, mail);
+            }
             ToRoot::GiveUp { exchange } => self.give_up(from, exchange, mail),
             ToRoot::Revoke { comm, error } => self.revoke(comm, error, mail),
             ToRoot::Stalled { comm, rank, signature, waiting_for } => {
                 self.stalled(comm, rank, Stalled { signature, waiting_for }, mail);
             }
-            ToRoot::Lost { rank, what } if rank < self.world => self.lost(rank, &what, mail),
+            ToRoot::Lost { rank, what } if rank < self.world => self.depart(rank, Gone::Silent(what), mail),
             ToRoot::Lost { .. } => {}
             ToRoot::Bye => self.depart(from, Gone::Left, mail),
         }
     }
 
-    /// `rank` is gone without a goodbye.
-    pub(super) fn lost(&mut self, rank: Rank, what: &str, mail: &mut Mail) {
-        self.depart(rank, Gone::Lost(what.to_string()), mail);
+    /// `rank` is gone. Only the first news of it counts, except that a silent one may turn out to be dead.
+    pub(super) fn depart(&mut self, rank: Rank, how: Gone, mail: &mut Mail) {
+        match self.gone.get(&rank) {
+            None => {
+                let news = match &how {
+                    Gone::Left => FromRoot::Left { rank },
+                    Gone::Dead(what) | Gone::Silent(what) => FromRoot::Lost { rank, what: what.clone() },
+                };
+                mail.push((Audience::Everybody, news));
+                self.gone.insert(rank, how);
+            }
+            Some(Gone::Silent(what)) if matches!(how, Gone::Dead(_)) => {
+                let what = what.clone();
+                self.gone.insert(rank, Gone::Dead(what));
+            }
+            Some(_) => return,
+        }
+        let concerned: Vec<ExchangeId> = self.gatherings.keys().copied().collect();
+        concerned.into_iter().for_each(|exchange| self.settle(exchange, mail));
     }
 
-    fn depart(&mut self, rank: Rank, how: Gone, mail: &mut Mail) {
-        if self.gone.contains_key(&rank) {
-            return;
-        }
-        let what = how.words();
-        let news = match how {
-            Gone::Left => FromRoot::Left { rank },
-            Gone::Lost(_) => FromRoot::Lost { rank, what: what.clone() },
+    fn contribute(&mut self, from: Rank, exchange: ExchangeId, new: Gathering, bytes: Vec<u8>, mail: &mut Mail) {
+        let refusal = match (self.failed_exchanges.get(&exchange), self.gone.get(&from)) {
+            (Some(error), _) => Some(error.clone()),
+            (None, Some(how)) => Some(ExchangeError::Gone { rank: from, what: how.words() }),
+            (None, None) => None,
         };
-        mail.push((Audience::Everybody, news));
-        self.gone.insert(rank, how);
-        // A member that has contributed is no longer needed: the others end up with its bytes, all of them.
-        let hopeless = self.gatherings.iter().filter(|(_, gathering)| gathering.missing().any(|m| m == rank));
-        let hopeless: Vec<ExchangeId> = hopeless.map(|(exchange, _)| *exchange).collect();
-        for exchange in hopeless {
-            self.fail(exchange, ExchangeError::Gone { rank, what: what.clone() }, mail);
-        }
-    }
-
-    fn contribute(&mut self, from: Rank, exchange: ExchangeId, members: Vec<Rank>, bytes: Vec<u8>, mail: &mut Mail) {
-        if let Some(error) = self.failed_exchanges.get(&exchange) {
-            let error = error.clone();
+        if let Some(error) = refusal {
             mail.push((Audience::Ranks(vec![from]), FromRoot::ExchangeFailed { exchange, error }));
             return;
         }
-        let gathering =
-            self.gatherings.entry(exchange).or_insert_with(|| Gathering { members, contributions: BTreeMap::new() });
-        gathering.contributions.insert(from, bytes);
-        let gone = gathering.missing().find_map(|rank| Some((rank, self.gone.get(&rank)?.words())));
-        if let Some((rank, what)) = gone {
-            self.fail(exchange, ExchangeError::Gone { rank, what }, mail);
-        } else if gathering.missing().next().is_none() {
-            self.deliver(exchange, mail);
-        }
+        self.gatherings.entry(exchange).or_insert(new).contribute(from, bytes);
+        self.settle(exchange, mail);
     }
 
-    fn deliver(&mut self, exchange: ExchangeId, mail: &mut Mail) {
-        let Some(mut gathering) = self.gatherings.remove(&exchange) else { return };
-        let waiting = gathering.waiting();
-        for (index, member) in gathering.members.iter().enumerate() {
-            let bytes = gathering.contributions.remove(member).unwrap_or_default();
-            mail.push((waiting.clone(), FromRoot::Part { exchange, index, bytes }));
+    /// Ends the exchange if it is time.
+    fn settle(&mut self, exchange: ExchangeId, mail: &mut Mail) {
+        let Some(gathering) = self.gatherings.get(&exchange) else { return };
+        match gathering.prospect(&self.gone) {
+            Prospect::Waits => {}
+            Prospect::Fails(error) => self.fail(exchange, error, mail),
+            Prospect::Succeeds(parts) => {
+                let waiting = Audience::Ranks(gathering.waiting());
+                for (index, bytes) in parts.into_iter().enumerate() {
+                    mail.push((waiting.clone(), FromRoot::Part { exchange, index, bytes }));
+                }
+                self.gatherings.remove(&exchange);
+            }
         }
     }
 
     fn give_up(&mut self, from: Rank, exchange: ExchangeId, mail: &mut Mail) {
         let Some(gathering) = self.gatherings.get(&exchange) else { return };
-        if gathering.contributions.contains_key(&from) {
-            let missing = gathering.missing().collect();
+        if gathering.has(from) {
+            let missing = gathering.missing().filter(|rank| !self.gone.contains_key(rank)).collect();
             self.fail(exchange, ExchangeError::Late { missing }, mail);
         }
     }
 
     fn fail(&mut self, exchange: ExchangeId, error: ExchangeError, mail: &mut Mail) {
         let Some(gathering) = self.gatherings.remove(&exchange) else { return };
-        mail.push((gathering.waiting(), FromRoot::ExchangeFailed { exchange, error: error.clone() }));
+        mail.push((Audience::Ranks(gathering.waiting()), FromRoot::ExchangeFailed { exchange, error: error.clone() }));
         self.failed_exchanges.entry(exchange, || error);
     }
 
@@ -207,6 +180,7 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use super::super::wire::Terms;
     use super::*;
     use crate::error::OpId;
     use bytemuck::Zeroable;
@@ -226,7 +200,15 @@ mod tests {
         }
 
         fn contribution(&mut self, from: Rank, members: &[Rank]) -> Mail {
-            self.by(from, ToRoot::Contribute { exchange: EXCHANGE, members: members.to_vec(), bytes: vec![from as u8] })
+            self.by(
+                from,
+                ToRoot::Contribute {
+                    exchange: EXCHANGE,
+                    members: members.to_vec(),
+                    terms: Terms::All,
+                    bytes: vec![from as u8],
+                },
+            )
         }
     }
 
@@ -243,7 +225,7 @@ mod tests {
         let mut told = world(4);
         assert_eq!(told.contribution(3, &[3, 1]), []);
         let part = |index, byte| {
-            (Audience::Ranks(vec![1, 3]), FromRoot::Part { exchange: EXCHANGE, index, bytes: vec![byte] })
+            (Audience::Ranks(vec![1, 3]), FromRoot::Part { exchange: EXCHANGE, index, bytes: Some(vec![byte]) })
         };
         assert_eq!(told.contribution(1, &[3, 1]), [part(0, 3), part(1, 1)]);
     }
@@ -265,8 +247,8 @@ mod tests {
         told.contribution(0, &[0, 1, 2]);
         told.contribution(1, &[0, 1, 2]);
         let mut mail = Mail::new();
-        told.ledger.lost(1, "was killed", &mut mail);
-        told.ledger.lost(1, "again", &mut mail);
+        told.ledger.depart(1, Gone::Dead("was killed".into()), &mut mail);
+        told.ledger.depart(1, Gone::Dead("again".into()), &mut mail);
         let lost = |rank, what: &str| (Audience::Everybody, FromRoot::Lost { rank, what: what.into() });
         assert_eq!(mail, [lost(1, "was killed")]);
         let gone = ExchangeError::Gone { rank: 2, what: "was killed too".into() };
@@ -327,5 +309,53 @@ mod tests {
         let revoked = |error| [(Audience::Everybody, FromRoot::Revoked { comm: 9, error })];
         assert_eq!(told(Collective::AllReduce), revoked(timeout(vec![2], Collective::AllReduce)));
         assert_eq!(told(Collective::SendRecv), revoked(timeout(vec![1], Collective::SendRecv)), "other numbers");
+    }
+
+    fn counted(from: Rank, members: &[Rank]) -> ToRoot {
+        ToRoot::Contribute {
+            exchange: EXCHANGE,
+            members: members.to_vec(),
+            terms: Terms::Living,
+            bytes: vec![from as u8],
+        }
+    }
+
+    fn depart(told: &mut Told, rank: Rank, how: Gone) -> Mail {
+        let mut mail = Mail::new();
+        told.ledger.depart(rank, how, &mut mail);
+        mail
+    }
+
+    #[test]
+    fn a_census_goes_on_without_the_dead_and_does_not_count_those_who_die_meanwhile() {
+        let mut told = world(4);
+        let members = [0, 1, 2, 3];
+        depart(&mut told, 3, Gone::Dead("was killed".into()));
+        assert_eq!(told.by(0, counted(0, &members)), []);
+        assert_eq!(told.by(1, counted(1, &members)), []);
+        depart(&mut told, 1, Gone::Dead("was killed too".into()));
+        let part = |index, bytes| (Audience::Ranks(vec![0, 1, 2]), FromRoot::Part { exchange: EXCHANGE, index, bytes });
+        assert_eq!(
+            told.by(2, counted(2, &members)),
+            [part(0, Some(vec![0])), part(1, None), part(2, Some(vec![2])), part(3, None)]
+        );
+        let given_up = ExchangeError::Gone { rank: 1, what: "was killed too".into() };
+        assert_eq!(told.by(1, counted(1, &members)), [failed(&[1], given_up)], "it was dead, they said");
+    }
+
+    #[test]
+    fn a_census_of_the_smaller_part_fails_until_the_rest_is_known_to_be_dead() {
+        let mut told = world(3);
+        let silent = |rank| Gone::Silent(format!("rank {rank} fell silent"));
+        assert_eq!(told.by(2, counted(2, &[0, 1, 2])), []);
+        depart(&mut told, 0, silent(0));
+        let mail = depart(&mut told, 1, silent(1));
+        assert_eq!(mail[1..], [failed(&[2], ExchangeError::Minority { doubtful: vec![0, 1] })]);
+        let mut told = world(3);
+        for rank in [0, 1] {
+            depart(&mut told, rank, silent(rank));
+            assert_eq!(depart(&mut told, rank, Gone::Dead("closed".into())), [], "no news");
+        }
+        assert_eq!(told.by(2, counted(2, &[0, 1, 2])).len(), 3);
     }
 }

@@ -6,7 +6,7 @@ use super::control::Listener;
 use super::digest::digest;
 use super::lock;
 use super::recent::Recent;
-use super::wire::{self, ExchangeError, ExchangeId, FromRoot, Outbox, ToRoot};
+use super::wire::{self, ExchangeError, ExchangeId, FromRoot, Outbox, Terms, ToRoot};
 use crate::error::{Error, Result};
 use crate::types::Rank;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -57,7 +57,8 @@ struct State {
 
 /// An exchange that this rank waits for.
 struct Exchange {
-    parts: Vec<Option<Vec<u8>>>,
+    /// What has come: of each member, what it contributed, if it lived to.
+    parts: Vec<Option<Option<Vec<u8>>>>,
     failure: Option<ExchangeError>,
 }
 
@@ -160,9 +161,10 @@ impl Shared {
         link: &Link,
         tag: u64,
         members: &[Rank],
+        terms: Terms,
         mine: Vec<u8>,
         deadline: Instant,
-    ) -> Result<Vec<Vec<u8>>> {
+    ) -> Result<Vec<Option<Vec<u8>>>> {
         let began = Instant::now();
         let exchange = exchange_id(tag, members);
         {
@@ -172,7 +174,7 @@ impl Shared {
             }
             state.exchanges.insert(exchange, Exchange { parts: vec![None; members.len()], failure: None });
         }
-        link.send(&ToRoot::Contribute { exchange, members: members.to_vec(), bytes: mine });
+        link.send(&ToRoot::Contribute { exchange, members: members.to_vec(), terms, bytes: mine });
         let mut state = lock(&self.state);
         let mut limit = deadline;
         let outcome = loop {
@@ -288,5 +290,11 @@ fn in_words(failure: ExchangeError, after: Duration) -> Error {
     match failure {
         ExchangeError::Late { missing } => Error::Timeout { waiting_for: missing, after, during: None },
         ExchangeError::Gone { rank, what } => Error::PeerLost { suspects: vec![rank], what, during: None },
+        ExchangeError::Minority { doubtful } => Error::PeerLost {
+            suspects: doubtful,
+            what: "cannot be reached, may still live, and outnumber the ranks on this side, which must not go on alone"
+                .into(),
+            during: None,
+        },
     }
 }

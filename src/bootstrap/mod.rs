@@ -11,6 +11,8 @@
 //!     gate          strangers stay outside
 //!     seats         each rank gets one
 //!     ledger        what the root knows of the running job, and whom it tells
+//!     gathering     one exchange: who has contributed, who is missing
+//!     quorum        whether a part of a group may go on without the rest
 //!   wire          their messages
 //! ```
 //!
@@ -25,12 +27,14 @@ mod address;
 mod control;
 mod digest;
 mod gate;
+mod gathering;
 mod join;
 pub mod launcher;
 mod ledger;
 mod listening;
 mod member;
 mod nodelist;
+mod quorum;
 mod recent;
 mod root;
 mod seats;

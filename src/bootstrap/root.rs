@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 use super::gate::Gate;
+use super::gathering::Gone;
 use super::ledger::{Audience, Ledger, Mail};
 use super::seats::{Patience, Seats, Token};
 use super::wire::{self, FromRoot, Hello, Inbox, Outbox, Refusal, ToRoot};
@@ -199,7 +200,7 @@ impl Root {
             }
             Phase::Running(ledger) => {
                 let mut mail = Mail::new();
-                ledger.lost(guest.rank, what, &mut mail);
+                ledger.depart(guest.rank, Gone::Dead(what.to_string()), &mut mail);
                 self.post(mail);
             }
         }

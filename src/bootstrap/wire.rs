@@ -63,11 +63,20 @@ pub(super) enum Refusal {
 /// The exchange that a tag and a list of members name; every member derives it alike.
 pub(super) type ExchangeId = [u8; 16];
 
+/// Whose contributions an exchange needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Terms {
+    /// Those of all members: it fails when one of them is gone.
+    All,
+    /// Those of the members that live: it goes on without the others, unless these may be going on without it.
+    Living,
+}
+
 /// What a rank tells the root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum ToRoot {
     /// Its part of an exchange among `members`.
-    Contribute { exchange: ExchangeId, members: Vec<Rank>, bytes: Vec<u8> },
+    Contribute { exchange: ExchangeId, members: Vec<Rank>, terms: Terms, bytes: Vec<u8> },
     /// Its deadline for that exchange has passed.
     GiveUp { exchange: ExchangeId },
     /// A communicator failed.
@@ -89,8 +98,8 @@ pub(super) enum FromRoot {
     Start { beside_root: Vec<Rank> },
     /// The join, and with it the job, has failed.
     Failed { error: Error },
-    /// What the `index`-th member contributed to an exchange. Parts come when all are there.
-    Part { exchange: ExchangeId, index: usize, bytes: Vec<u8> },
+    /// What the `index`-th member contributed to an exchange, if it lived to. Parts come when all are there.
+    Part { exchange: ExchangeId, index: usize, bytes: Option<Vec<u8>> },
     /// An exchange will not complete.
     ExchangeFailed { exchange: ExchangeId, error: ExchangeError },
     /// A communicator failed.
@@ -108,6 +117,8 @@ pub(super) enum ExchangeError {
     Late { missing: Vec<Rank> },
     /// This member can no longer contribute.
     Gone { rank: Rank, what: String },
+    /// These members cannot be reached, are not known to be dead, and are too many to go on without.
+    Minority { doubtful: Vec<Rank> },
 }
 
 /// One message as it goes over the wire.
@@ -231,7 +242,7 @@ mod tests {
     fn oversized_frames_are_refused_before_they_are_read_or_sent() {
         assert!(decode(&u32::MAX.to_le_bytes()).is_err());
         let bytes = vec![0; MAX_FRAME_BYTES + 1];
-        assert!(encode(&ToRoot::Contribute { exchange: [0; 16], members: vec![], bytes }).is_err());
+        assert!(encode(&ToRoot::Contribute { exchange: [0; 16], members: vec![], terms: Terms::All, bytes }).is_err());
     }
 
     proptest! {
@@ -247,7 +258,7 @@ mod tests {
         #[test]
         fn a_contribution_survives(exchange: ExchangeId, members in proptest::collection::vec(0usize..1000, 0..20),
                                    bytes in proptest::collection::vec(any::<u8>(), 0..500)) {
-            let message = ToRoot::Contribute { exchange, members, bytes };
+            let message = ToRoot::Contribute { exchange, members, terms: Terms::Living, bytes };
             prop_assert_eq!(decode(&encode(&message).unwrap()).unwrap(), vec![message]);
         }
     }

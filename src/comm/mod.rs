@@ -12,6 +12,7 @@ mod explain;
 mod group;
 mod links;
 mod options;
+mod shrink;
 mod split;
 mod start;
 mod watch;
@@ -44,6 +45,13 @@ use world::World;
 
 /// The communicator of all ranks.
 const WORLD_COMM: u64 = 0x526f_756e_6465_6c31;
+
+/// What tells a communicator from all others of its job.
+#[derive(Clone, Copy)]
+struct Identity {
+    comm: u64,
+    epoch: u32,
+}
 
 /// One rank's handle on a group of ranks.
 ///
@@ -81,8 +89,12 @@ pub struct Communicator {
     members: Vec<Rank>,
     hosts: Vec<Vec<Rank>>,
     fate: Arc<Fate>,
+    /// How many times the membership had changed when this was made.
+    epoch: u32,
     /// Splits made so far.
     splits: AtomicU64,
+    /// Censuses held so far, whatever became of them.
+    censuses: AtomicU64,
     /// Subsets made so far, by the digest of their list.
     subsets: Mutex<HashMap<u64, u64>>,
     /// Keeps the news of the job coming.
@@ -153,14 +165,15 @@ impl Communicator {
         let deadline = Instant::now() + options.init_timeout;
         let (world, door) = World::join(config, options)?;
         let everybody = (0..world.places.len()).collect();
-        let comm = Communicator::assemble(world, WORLD_COMM, everybody, deadline)?;
+        let comm = Communicator::assemble(world, Identity { comm: WORLD_COMM, epoch: 0 }, everybody, deadline)?;
         // All ranks have taken part in the exchange inside `assemble`, so all have attached.
         drop(door);
         Ok(comm)
     }
 
-    /// Makes the communicator `comm` of the job's ranks `members`, in that order.
-    fn assemble(world: Arc<World>, comm: u64, members: Vec<Rank>, deadline: Instant) -> Result<Communicator> {
+    /// Makes a communicator of the job's ranks `members`, in that order.
+    fn assemble(world: Arc<World>, identity: Identity, members: Vec<Rank>, deadline: Instant) -> Result<Communicator> {
+        let Identity { comm, epoch } = identity;
         let me = members.iter().position(|&member| member == world.rank).expect("a rank assembles its own groups");
         let hosts = regroup(&world.hosts, &members);
         let here = hosts.iter().find(|host| host.contains(&me)).expect("every member is on a host").clone();
@@ -183,7 +196,7 @@ impl Communicator {
         let settings = Settings {
             me,
             hosts: hosts.clone(),
-            epoch: 0,
+            epoch,
             channels: options.channels,
             wish: options.algorithm,
             reproducible: options.reproducible,
@@ -232,7 +245,9 @@ impl Communicator {
             members,
             hosts,
             fate,
+            epoch,
             splits: AtomicU64::new(0),
+            censuses: AtomicU64::new(0),
             subsets: Mutex::default(),
             registration: Some(registration),
         })
@@ -251,6 +266,17 @@ impl Communicator {
     /// The ranks grouped by who shares memory with whom.
     pub fn hosts(&self) -> &[Vec<Rank>] {
         &self.hosts
+    }
+
+    /// How many times the membership had changed when this communicator was made ([`shrink`](Communicator::shrink)). It is
+    /// part of every call's signature.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// The number that each rank had when the job began; new numbers go to those who joined later.
+    pub fn members(&self) -> &[Rank] {
+        &self.members
     }
 
     /// The settings in force.

@@ -2,8 +2,8 @@
 //! make alone.
 #![forbid(unsafe_code)]
 
-use super::Communicator;
 use super::calls::call;
+use super::{Communicator, Identity};
 use crate::engine::{Counts, mix};
 use crate::error::{Error, Result};
 use crate::types::{Collective, Rank};
@@ -44,7 +44,7 @@ impl Communicator {
         chosen.sort_by_key(|&rank| (wishes[rank].1, rank));
         let members = chosen.into_iter().map(|rank| self.members[rank]).collect();
         let comm = mix(mix(tag, 1), u64::from(color));
-        Communicator::assemble(self.world.clone(), comm, members, deadline).map(Some)
+        Communicator::assemble(self.world.clone(), Identity { comm, epoch: self.epoch }, members, deadline).map(Some)
     }
 
     /// The ranks `members` (their numbers here, in the new order) become a communicator of their own. Only they make this
@@ -89,6 +89,7 @@ impl Communicator {
             *number
         };
         let members = members.iter().map(|&member| self.members[member]).collect();
-        Communicator::assemble(self.world.clone(), mix(list, number), members, deadline)
+        let identity = Identity { comm: mix(list, number), epoch: self.epoch };
+        Communicator::assemble(self.world.clone(), identity, members, deadline)
     }
 }

@@ -256,6 +256,7 @@ fn child() {
         super::idle::SCENARIOS,
         super::leaks::SCENARIOS,
         super::mismatch::SCENARIOS,
+        super::survive::SCENARIOS,
         super::timeout::SCENARIOS,
     ];
     let scenario = all.into_iter().flatten().find(|(known, _)| *known == name);

@@ -14,4 +14,5 @@ mod leaks;
 mod mismatch;
 mod roots;
 mod stranger;
+mod survive;
 mod timeout;

@@ -1,0 +1,98 @@
+//! One exchange at the root: who has contributed, who is missing, and whether it can still succeed.
+#![forbid(unsafe_code)]
+
+use super::quorum::may_go_on;
+use super::wire::{ExchangeError, Terms};
+use crate::types::Rank;
+use std::collections::BTreeMap;
+
+/// How a rank went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Gone {
+    /// Said goodbye.
+    Left,
+    /// Its process has ended.
+    Dead(String),
+    /// It cannot be reached, or was given up; its process may live.
+    Silent(String),
+}
+
+impl Gone {
+    pub(super) fn words(&self) -> String {
+        match self {
+            Gone::Left => "left".to_string(),
+            Gone::Dead(what) | Gone::Silent(what) => what.clone(),
+        }
+    }
+
+    fn is_certain(&self) -> bool {
+        !matches!(self, Gone::Silent(_))
+    }
+}
+
+/// An exchange that some members have not contributed to.
+pub(super) struct Gathering {
+    members: Vec<Rank>,
+    terms: Terms,
+    contributions: BTreeMap<Rank, Vec<u8>>,
+}
+
+/// What may come of a gathering as it stands.
+pub(super) enum Prospect {
+    /// Somebody who lives has not contributed yet.
+    Waits,
+    /// To each member, in order, what it contributed.
+    Succeeds(Vec<Option<Vec<u8>>>),
+    Fails(ExchangeError),
+}
+
+impl Gathering {
+    pub(super) fn new(members: Vec<Rank>, terms: Terms) -> Gathering {
+        Gathering { members, terms, contributions: BTreeMap::new() }
+    }
+
+    pub(super) fn contribute(&mut self, from: Rank, bytes: Vec<u8>) {
+        self.contributions.insert(from, bytes);
+    }
+
+    pub(super) fn has(&self, rank: Rank) -> bool {
+        self.contributions.contains_key(&rank)
+    }
+
+    /// Members who have not contributed.
+    pub(super) fn missing(&self) -> impl Iterator<Item = Rank> + '_ {
+        self.members.iter().copied().filter(|member| !self.has(*member))
+    }
+
+    /// Members who wait for the outcome.
+    pub(super) fn waiting(&self) -> Vec<Rank> {
+        self.contributions.keys().copied().collect()
+    }
+
+    pub(super) fn prospect(&self, gone: &BTreeMap<Rank, Gone>) -> Prospect {
+        match self.terms {
+            // A member that has contributed is no longer needed: the others end up with its bytes, all of them.
+            Terms::All => match self.missing().find_map(|rank| Some((rank, gone.get(&rank)?))) {
+                Some((rank, how)) => Prospect::Fails(ExchangeError::Gone { rank, what: how.words() }),
+                None => self.complete(self.missing().next().is_none(), |_| true),
+            },
+            // Here it would be taken for one that lives.
+            Terms::Living => {
+                let lives = |rank: Rank| !gone.contains_key(&rank);
+                let dead = |rank: Rank| gone.get(&rank).is_some_and(Gone::is_certain);
+                match may_go_on(&self.members, lives, dead) {
+                    Err(doubtful) => Prospect::Fails(ExchangeError::Minority { doubtful }),
+                    Ok(()) => self.complete(!self.missing().any(lives), lives),
+                }
+            }
+        }
+    }
+
+    fn complete(&self, is_complete: bool, counts: impl Fn(Rank) -> bool) -> Prospect {
+        if !is_complete {
+            return Prospect::Waits;
+        }
+        let part = |member: &Rank| self.contributions.get(member).filter(|_| counts(*member)).cloned();
+        Prospect::Succeeds(self.members.iter().map(part).collect())
+    }
+}
