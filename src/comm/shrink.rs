@@ -12,8 +12,11 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// What a census is held for; ranks that hold different ones do not take each other's answers.
-const SHRINK: u64 = 0x73_6872_696e_6b;
-const AGREE: u64 = 0x61_6772_6565;
+const SHRINK: u64 = u64::from_le_bytes(*b"shrink  ");
+const AGREE: u64 = u64::from_le_bytes(*b"agree   ");
+
+/// Who lives, and what each said.
+type Answers = Vec<(Rank, Vec<u8>)>;
 
 impl Communicator {
     /// The ranks of this communicator that live become a communicator of their own, in the same processes and in the same
@@ -91,7 +94,7 @@ impl Communicator {
     }
 
     /// The ranks that live, with what each said; and a number for this census that no other has.
-    fn census(&self, purpose: u64, mine: &[u8], deadline: Instant) -> Result<(u64, Vec<(Rank, Vec<u8>)>)> {
+    fn census(&self, purpose: u64, mine: &[u8], deadline: Instant) -> Result<(u64, Answers)> {
         // Relaxed: only a count; the ranks that live hold the same censuses in the same order.
         let number = self.censuses.fetch_add(1, Ordering::Relaxed);
         let tag = mix(mix(self.comm, purpose), number);
