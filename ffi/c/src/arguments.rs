@@ -63,22 +63,6 @@ pub fn rank(number: i32, name: &str) -> Outcome<Rank> {
     Rank::try_from(number).map_err(|_| Failure::argument(format!("{name} is {number}; ranks are counted from 0")))
 }
 
-/// Bytes of `count` elements in each of `blocks` blocks.
-pub fn bytes(count: usize, blocks: usize, dtype: DType) -> Outcome<usize> {
-    let bytes = count.checked_mul(blocks).and_then(|count| count.checked_mul(dtype.size_bytes()));
-    bytes.filter(|&bytes| bytes <= isize::MAX as usize).ok_or_else(|| {
-        Failure::argument(format!(
-            "{count} elements of {dtype} for each of {blocks} ranks: the number of bytes overflows"
-        ))
-    })
-}
-
-/// Elements of all blocks together.
-pub fn total(counts: &[usize]) -> Outcome<usize> {
-    let total = counts.iter().try_fold(0usize, |total, &count| total.checked_add(count));
-    total.ok_or_else(|| Failure::argument(format!("the sum of the counts {counts:?} overflows")))
-}
-
 /// A buffer of a call. NULL is fine where there is nothing to read or write.
 ///
 /// # Safety

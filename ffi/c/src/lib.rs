@@ -4,6 +4,7 @@
 //!   C caller ──> exported function ──> boundary   no panic leaves; an error becomes a code and this thread's last error
 //!                                  ──> handles    a number becomes a communicator, or an error when it is none
 //!                                  ──> arguments  pointers, counts and enumerators become spans and types, or an error
+//!                                  ──> asked      the arguments of a call become a call
 //!                                  ──> route      runs the call, starts it, or adds it to this thread's group
 //! ```
 //!
@@ -41,6 +42,7 @@ mod explain;
 
 // What stands behind it.
 mod arguments;
+mod asked;
 mod boundary;
 mod handles;
 mod route;

@@ -58,34 +58,29 @@ unsafe fn message(
     group::submit(comm, request)
 }
 
-/// Sends `count` elements to `peer`, which receives as many of the same type. To itself only in a group.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn ncclSend(
-    sendbuff: *const c_void,
-    count: usize,
-    datatype: ncclDataType_t,
-    peer: c_int,
-    comm: ncclComm_t,
-    _stream: cudaStream_t,
-) -> ncclResult_t {
-    answer_in_group("ncclSend", || {
-        // SAFETY: the crate's contract.
-        unsafe { message(Side::Sender, sendbuff.cast_mut(), count, datatype, peer, comm) }
-    })
+macro_rules! messages {
+    ($($(#[$doc:meta])* $function:ident($buffer:ident: $pointer:ty) = $side:ident;)*) => {$(
+        $(#[$doc])*
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $function(
+            $buffer: $pointer,
+            count: usize,
+            datatype: ncclDataType_t,
+            peer: c_int,
+            comm: ncclComm_t,
+            _stream: cudaStream_t,
+        ) -> ncclResult_t {
+            answer_in_group(stringify!($function), || {
+                // SAFETY: the crate's contract.
+                unsafe { message(Side::$side, $buffer as *mut c_void, count, datatype, peer, comm) }
+            })
+        }
+    )*};
 }
 
-/// Receives `count` elements that `peer` sends. From itself only in a group.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn ncclRecv(
-    recvbuff: *mut c_void,
-    count: usize,
-    datatype: ncclDataType_t,
-    peer: c_int,
-    comm: ncclComm_t,
-    _stream: cudaStream_t,
-) -> ncclResult_t {
-    answer_in_group("ncclRecv", || {
-        // SAFETY: the crate's contract.
-        unsafe { message(Side::Receiver, recvbuff, count, datatype, peer, comm) }
-    })
+messages! {
+    /// Sends `count` elements to `peer`, which receives as many of the same type. To itself only in a group.
+    ncclSend(sendbuff: *const c_void) = Sender;
+    /// Receives `count` elements that `peer` sends. From itself only in a group.
+    ncclRecv(recvbuff: *mut c_void) = Receiver;
 }
