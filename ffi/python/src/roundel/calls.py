@@ -38,15 +38,18 @@ class Request(NamedTuple):
 class Calls(abc.ABC, Generic[R]):
     """The calls."""
 
-    @property
-    @abc.abstractmethod
-    def rank(self) -> int:
-        """This rank's number."""
+    def __init__(self, rank: int, world: int) -> None:
+        self._rank, self._world = rank, world
 
     @property
-    @abc.abstractmethod
+    def rank(self) -> int:
+        """This rank's number."""
+        return self._rank
+
+    @property
     def world(self) -> int:
         """How many ranks there are."""
+        return self._world
 
     @abc.abstractmethod
     def _issue(self, request: Request) -> R: ...
@@ -113,27 +116,11 @@ class Calls(abc.ABC, Generic[R]):
 
     def gather(self, input: Any, output: Any = None, root: int = 0) -> R:
         """The root's ``output`` becomes all ranks' ``input``, in the order of ranks; elsewhere ``output`` is ignored."""
-        self._check_rank("root", root)
-        given = memory(input, target=False, what="gather: the input")
-        taken = _NOWHERE
-        if root == self.rank:
-            taken = memory(output, target=True, what="gather: the output")
-            same_type("gather", given, taken)
-            self._one_of_world("gather", "input", given, "output", taken)
-        arguments = (given.address, taken.address, given.count * given.element.lanes, given.element.dtype, root)
-        return self._issue(Request("roundel_gather", arguments, (given, taken)))
+        return self._blocks_at_root("gather", root, block=input, blocks=output)
 
     def scatter(self, input: Any, output: Any, root: int = 0) -> R:
         """Rank r's ``output`` becomes block r of the root's ``input``; elsewhere ``input`` is ignored and may be ``None``."""
-        self._check_rank("root", root)
-        taken = memory(output, target=True, what="scatter: the output")
-        given = _NOWHERE
-        if root == self.rank:
-            given = memory(input, target=False, what="scatter: the input")
-            same_type("scatter", given, taken)
-            self._one_of_world("scatter", "output", taken, "input", given)
-        arguments = (given.address, taken.address, taken.count * taken.element.lanes, taken.element.dtype, root)
-        return self._issue(Request("roundel_scatter", arguments, (given, taken)))
+        return self._blocks_at_root("scatter", root, block=output, blocks=input)
 
     def all_to_all(
         self,
@@ -179,14 +166,29 @@ class Calls(abc.ABC, Generic[R]):
         """Ends when all ranks have called it."""
         return self._issue(Request("roundel_barrier", (), ()))
 
+    def _blocks_at_root(self, call: str, root: int, *, block: Any, blocks: Any) -> R:
+        """A gather or scatter: every rank has one block, and the root all of them at the other end."""
+        self._check_rank("root", root)
+        gathers = call == "gather"
+        one, whole = ("input", "output") if gathers else ("output", "input")
+        mine = memory(block, target=not gathers, what=_WHAT[one][call])
+        given, taken = (mine, _NOWHERE) if gathers else (_NOWHERE, mine)
+        if root == self.rank:
+            theirs = memory(blocks, target=gathers, what=_WHAT[whole][call])
+            given, taken = (mine, theirs) if gathers else (theirs, mine)
+            same_type(call, given, taken)
+            self._one_of_world(call, one, mine, whole, theirs)
+        arguments = (given.address, taken.address, mine.count * mine.element.lanes, mine.element.dtype, root)
+        return self._issue(Request(f"roundel_{call}", arguments, (given, taken)))
+
     # --- what arguments must satisfy; the library sees addresses and counts only ---
 
     def _pair(self, call: str, input: Any, output: Any) -> Tuple[Memory, Memory]:
         if output is None:
-            both = memory(input, target=True, what=DATA[call])
+            both = memory(input, target=True, what=_WHAT["data"][call])
             return both, both
-        given = memory(input, target=False, what=INPUT[call])
-        taken = memory(output, target=True, what=OUTPUT[call])
+        given = memory(input, target=False, what=_WHAT["input"][call])
+        taken = memory(output, target=True, what=_WHAT["output"][call])
         same_type(call, given, taken)
         return given, taken
 
@@ -242,9 +244,9 @@ def exact(call: str, what: str, buffer: Memory, count: int) -> None:
         raise InvalidArgument(f"{call}: {what} has {buffer.count} elements, expected {count}")
 
 
-_TWO_BUFFERS = ("all_reduce", "reduce", "reduce_scatter", "all_gather", "all_to_all")
+_TWO_BUFFERS = ("all_reduce", "reduce", "reduce_scatter", "all_gather", "gather", "scatter", "all_to_all")
 #: What errors call the buffers. Not put together for every call, because that takes as long as half the rest.
-DATA, INPUT, OUTPUT = ({call: f"{call}: the {noun}" for call in _TWO_BUFFERS} for noun in ("data", "input", "output"))
+_WHAT = {noun: {call: f"{call}: the {noun}" for call in _TWO_BUFFERS} for noun in ("data", "input", "output")}
 
 #: What a rank that gives or gets nothing passes.
 _NOWHERE = Memory(0, 0, "uint8")

@@ -67,8 +67,7 @@ class Communicator(Calls[None]):
     def __init__(self, handle: Any) -> None:
         """Use :meth:`from_env`, :meth:`init` or :meth:`threads`."""
         self._handle = handle
-        self._rank = _number(lib.roundel_comm_rank, handle)
-        self._world = _number(lib.roundel_comm_world, handle)
+        super().__init__(_number(lib.roundel_comm_rank, handle), _number(lib.roundel_comm_world, handle))
         #: The same calls, nonblocking: each gives a :class:`Work`.
         self.start = Starter(self)
         _open.add(self)
@@ -107,14 +106,6 @@ class Communicator(Calls[None]):
         return [cls(c_void_p(handle)) for handle in handles]
 
     # --- facts ---
-
-    @property
-    def rank(self) -> int:
-        return self._rank
-
-    @property
-    def world(self) -> int:
-        return self._world
 
     @property
     def hosts(self) -> List[List[int]]:
@@ -265,15 +256,7 @@ class Starter(Calls[Work]):
 
     def __init__(self, comm: Communicator) -> None:
         self._comm = weakref.ref(comm)
-        self._rank, self._world = comm.rank, comm.world
-
-    @property
-    def rank(self) -> int:
-        return self._rank
-
-    @property
-    def world(self) -> int:
-        return self._world
+        super().__init__(comm.rank, comm.world)
 
     def _issue(self, request: Request) -> Work:
         comm = self._comm()
@@ -294,16 +277,9 @@ class Group(Calls[None]):
     """Calls that run together; see :meth:`Communicator.group`. After the block, or :meth:`start`, it is empty again."""
 
     def __init__(self, comm: Communicator) -> None:
+        super().__init__(comm.rank, comm.world)
         self._comm = comm
         self._requests: List[Request] = []
-
-    @property
-    def rank(self) -> int:
-        return self._comm.rank
-
-    @property
-    def world(self) -> int:
-        return self._comm.world
 
     def _issue(self, request: Request) -> None:
         self._requests.append(request)

@@ -64,6 +64,7 @@ class InvalidArgument(RoundelError, ValueError):
     """The arguments make no sense together. Nothing was sent; the communicator lives on."""
 
 
+# What Python itself raises for this, so that callers who catch the standard exception catch this one too.
 class Unsupported(RoundelError, NotImplementedError):
     """Asked for something that this build, machine or combination does not offer."""
 

@@ -35,6 +35,8 @@ from .work import Done, Work
 Tensors = Sequence[torch.Tensor]
 #: A call, on whatever it is to be made.
 Step = Callable[[Calls[Any]], Any]
+#: What a call may take; ``None`` is the group's own.
+Limit = Optional[timedelta]
 
 #: torch's stubs name the type without its members.
 _KIND: Any = c10d.ReduceOp.RedOpType
@@ -68,7 +70,7 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
 
     # --- all to all of them ---
 
-    def allreduce(self, tensors: Any, opts: Any = None, timeout: Optional[timedelta] = None) -> Work:
+    def allreduce(self, tensors: Any, opts: Any = None, timeout: Limit = None) -> Work:
         tensor = single(tensors, "all_reduce")
         if tensor.layout is not torch.strided:
             return self._blocking(lambda: all_reduce_sparse(self._comm, tensor, _operation(opts)), [tensor], [])
@@ -86,20 +88,20 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         steps = [step(target(tensor, finish)) for tensor in tensors]
         return self._run_all(opts, steps, list(tensors), finish)
 
-    def broadcast(self, tensors: Any, opts: Any = None, timeout: Optional[timedelta] = None) -> Work:
+    def broadcast(self, tensors: Any, opts: Any = None, timeout: Limit = None) -> Work:
         tensor, root = single(tensors, "broadcast"), _root(opts)
         finish: Finish = []
         here = source(tensor) if root == self._comm.rank else target(tensor, finish)
         return self._run(opts, lambda calls: calls.broadcast(here, root), [tensor], finish, timeout)
 
-    def reduce(self, tensors: Any, opts: Any = None, op: Any = None, timeout: Optional[timedelta] = None) -> Work:
+    def reduce(self, tensors: Any, opts: Any = None, op: Any = None, timeout: Limit = None) -> Work:
         tensor, root = single(tensors, "reduce"), _root(opts)
         finish: Finish = []
         here = target(tensor, finish) if root == self._comm.rank else source(tensor)
         how = _operation(opts if op is None else op)
         return self._run(opts, lambda calls: calls.reduce(here, None, root, how), [tensor], finish, timeout)
 
-    def barrier(self, opts: Any = None, timeout: Optional[timedelta] = None) -> Work:
+    def barrier(self, opts: Any = None, timeout: Limit = None) -> Work:
         # Of all options only a barrier's may have a timeout that somebody has set.
         timeout = opts if isinstance(opts, timedelta) else getattr(opts, "timeout", timeout)
         return self._run(opts, lambda calls: calls.barrier(), [], [], timeout)
@@ -129,7 +131,7 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         output_split_sizes: Sequence[int] = (),
         input_split_sizes: Sequence[int] = (),
         opts: Any = None,
-        timeout: Optional[timedelta] = None,
+        timeout: Limit = None,
     ) -> Work:
         finish: Finish = []
         given, taken = source(input), target(output, finish)
@@ -176,7 +178,7 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
 
     # --- blocks as lists of tensors ---
 
-    def allgather(self, outputs: Any, inputs: Any, opts: Any = None, timeout: Optional[timedelta] = None) -> Work:
+    def allgather(self, outputs: Any, inputs: Any, opts: Any = None, timeout: Limit = None) -> Work:
         finish: Finish = []
         outputs, given = per_rank(_list(outputs), self._comm.world, "all_gather"), single(inputs, "all_gather")
         return self._run(opts, self._gathering(outputs, given, finish), list(outputs), finish, timeout)
@@ -197,7 +199,7 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
             return lambda calls: calls.all_gather(given, taken)
         return lambda calls: calls.all_gather(given, taken, sizes)
 
-    def reduce_scatter(self, outputs: Any, inputs: Any, opts: Any = None, timeout: Optional[timedelta] = None) -> Work:
+    def reduce_scatter(self, outputs: Any, inputs: Any, opts: Any = None, timeout: Limit = None) -> Work:
         finish: Finish = []
         output, inputs = single(outputs, "reduce_scatter"), per_rank(_list(inputs), self._comm.world, "reduce_scatter")
         given, taken, sizes, op = sources(inputs), target(output, finish), counts(inputs), _operation(opts)
@@ -210,14 +212,7 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
             timeout,
         )
 
-    def gather(
-        self,
-        outputs: Any,
-        inputs: Any,
-        opts: Any = None,
-        root: Optional[int] = None,
-        timeout: Optional[timedelta] = None,
-    ) -> Work:
+    def gather(self, outputs: Any, inputs: Any, opts: Any = None, root: Any = None, timeout: Limit = None) -> Work:
         finish: Finish = []
         root, given, taken, into = _root(opts if root is None else root), source(single(inputs, "gather")), None, []
         if root == self._comm.rank:
@@ -225,14 +220,7 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
             taken = targets(into, finish)
         return self._run(opts, lambda calls: calls.gather(given, taken, root), into, finish, timeout)
 
-    def scatter(
-        self,
-        outputs: Any,
-        inputs: Any,
-        opts: Any = None,
-        root: Optional[int] = None,
-        timeout: Optional[timedelta] = None,
-    ) -> Work:
+    def scatter(self, outputs: Any, inputs: Any, opts: Any = None, root: Any = None, timeout: Limit = None) -> Work:
         finish: Finish = []
         root, output, given = _root(opts if root is None else root), single(outputs, "scatter"), None
         if root == self._comm.rank:
@@ -240,9 +228,7 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         taken = target(output, finish)
         return self._run(opts, lambda calls: calls.scatter(given, taken, root), [output], finish, timeout)
 
-    def alltoall(
-        self, outputs: Tensors, inputs: Tensors, opts: Any = None, timeout: Optional[timedelta] = None
-    ) -> Work:
+    def alltoall(self, outputs: Tensors, inputs: Tensors, opts: Any = None, timeout: Limit = None) -> Work:
         finish: Finish = []
         outputs, inputs = (per_rank(list(x), self._comm.world, "all_to_all") for x in (outputs, inputs))
         given, taken, send, recv = sources(inputs), targets(outputs, finish), counts(inputs), counts(outputs)
@@ -274,7 +260,7 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
 
     # --- the group itself ---
 
-    def monitored_barrier(self, timeout: Optional[timedelta] = None, wait_all_ranks: bool = False) -> None:
+    def monitored_barrier(self, timeout: Limit = None, wait_all_ranks: bool = False) -> None:
         number, self._barriers = self._barriers, self._barriers + 1
         limit = self._timeout if timeout is None else timeout
         monitored_barrier(self._store, number, self._comm.rank, self._comm.world, limit, wait_all_ranks)
@@ -338,7 +324,7 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         step: Step,
         result: List[torch.Tensor],
         finish: Finish,
-        timeout: Optional[timedelta] = None,
+        timeout: Limit = None,
     ) -> Work:
         self._sequence += 1
         limit_s = self._lowered_s if timeout is None else self._limit_s(timeout)
@@ -352,7 +338,7 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
         steps: List[Step],
         result: List[torch.Tensor],
         finish: Finish,
-        timeout: Optional[timedelta] = None,
+        timeout: Limit = None,
     ) -> Work:
         if len(steps) == 1:
             return self._run(opts, steps[0], result, finish, timeout)
@@ -378,7 +364,7 @@ class ProcessGroup(dist.ProcessGroup):  # type: ignore[misc]
             self._coalesced.append(work)
         return work
 
-    def _limit_s(self, timeout: Optional[timedelta]) -> Optional[float]:
+    def _limit_s(self, timeout: Limit) -> Optional[float]:
         """What a call may take, where that is less than the communicator allows by itself."""
         if timeout is None or timeout <= timedelta(0):
             return self._lowered_s
