@@ -22,6 +22,7 @@ def header():
 
 #: C types as this package names them, pointers apart.
 TYPES = {
+    "bool": ctypes.c_bool,
     "size_t": ctypes.c_size_t,
     "int32_t": ctypes.c_int32,
     "int64_t": ctypes.c_int64,

@@ -17,6 +17,7 @@ from typing import Any, Generic, List, NamedTuple, Optional, Sequence, Tuple, Ty
 
 from .dtypes import Element, PremulSum, ReduceOp, reduce_op
 from .errors import InvalidArgument
+from .library import integer
 from .memory import Memory, memory
 
 __all__ = ["Calls"]
@@ -65,7 +66,7 @@ class Calls(abc.ABC, Generic[R]):
     def reduce(self, input: Any, output: Any = None, root: int = 0, op: Op = ReduceOp.SUM) -> R:
         """The root's ``output`` (or ``input``, without one) becomes the reduction of everyone's ``input``; elsewhere
         ``output`` is ignored."""
-        self._check_rank("root", root)
+        root = self._rank_of("root", root)
         if root == self.rank:
             given, taken = self._pair("reduce", input, output)
             same_length("reduce", given, taken)
@@ -78,7 +79,7 @@ class Calls(abc.ABC, Generic[R]):
 
     def broadcast(self, data: Any, root: int = 0) -> R:
         """Everyone's ``data`` becomes the root's."""
-        self._check_rank("root", root)
+        root = self._rank_of("root", root)
         here = memory(data, target=self.rank != root, what="broadcast: the data")
         arguments = (here.address, here.address, here.count * here.element.lanes, here.element.dtype, root)
         return self._issue(Request("roundel_broadcast", arguments, (here,)))
@@ -95,8 +96,8 @@ class Calls(abc.ABC, Generic[R]):
             count = taken.count * taken.element.lanes
             arguments: Tuple[Any, ...] = (given.address, taken.address, count, given.element.dtype, op)
             return self._issue(Request("roundel_reduce_scatter", arguments, (given, taken)))
-        lanes = self._counts("reduce_scatter", "counts", counts, given, self.world)
-        exact("reduce_scatter", "the output", taken, counts[self.rank])
+        mine, lanes = self._counts("reduce_scatter", "counts", counts, given)
+        exact("reduce_scatter", "the output", taken, mine)
         arguments = (given.address, taken.address, lanes, given.element.dtype, op)
         return self._issue(Request("roundel_reduce_scatter_v", arguments, (given, taken, lanes)))
 
@@ -109,8 +110,8 @@ class Calls(abc.ABC, Generic[R]):
             count = given.count * given.element.lanes
             arguments: Tuple[Any, ...] = (given.address, taken.address, count, given.element.dtype)
             return self._issue(Request("roundel_all_gather", arguments, (given, taken)))
-        lanes = self._counts("all_gather", "counts", counts, taken, self.world)
-        exact("all_gather", "the input", given, counts[self.rank])
+        mine, lanes = self._counts("all_gather", "counts", counts, taken)
+        exact("all_gather", "the input", given, mine)
         arguments = (given.address, taken.address, lanes, given.element.dtype)
         return self._issue(Request("roundel_all_gather_v", arguments, (given, taken, lanes)))
 
@@ -142,25 +143,36 @@ class Calls(abc.ABC, Generic[R]):
             count = given.count // self.world * given.element.lanes
             arguments: Tuple[Any, ...] = (given.address, taken.address, count, given.element.dtype)
             return self._issue(Request("roundel_all_to_all", arguments, (given, taken)))
-        sent = self._counts("all_to_all", "send_counts", send_counts, given, self.world)
-        expected = self._counts("all_to_all", "recv_counts", recv_counts, taken, self.world)
+        _, sent = self._counts("all_to_all", "send_counts", send_counts, given)
+        _, expected = self._counts("all_to_all", "recv_counts", recv_counts, taken)
         arguments = (given.address, sent, taken.address, expected, given.element.dtype)
         return self._issue(Request("roundel_all_to_all_v", arguments, (given, taken, sent, expected)))
 
     def send(self, data: Any, to: int) -> R:
         """Sends ``data`` to one other rank, which must receive as many elements of the same type. Messages between two
         ranks keep their order, and are independent of collectives. May block until the receiver takes them."""
-        self._check_rank("to", to)
+        to = self._rank_of("to", to)
         given = memory(data, target=False, what="send: the data")
         arguments = (given.address, given.count * given.element.lanes, given.element.dtype, to)
         return self._issue(Request("roundel_send", arguments, (given,)))
 
     def recv(self, data: Any, source: int) -> R:
         """Receives into ``data`` what rank ``source`` sends."""
-        self._check_rank("source", source)
+        source = self._rank_of("source", source)
         taken = memory(data, target=True, what="recv: the data")
         arguments = (taken.address, taken.count * taken.element.lanes, taken.element.dtype, source)
         return self._issue(Request("roundel_recv", arguments, (taken,)))
+
+    def sendrecv(self, input: Any, to: int, output: Any, source: int) -> R:
+        """Sends ``input`` to rank ``to`` and receives into ``output`` what rank ``source`` sends, both at once, so that ranks
+        can pass data round a ring without waiting for one another. The two may be the same rank, or this one."""
+        to, source = self._rank_of("to", to), self._rank_of("source", source)
+        given = memory(input, target=False, what=_WHAT["input"]["sendrecv"])
+        taken = memory(output, target=True, what=_WHAT["output"]["sendrecv"])
+        same_type("sendrecv", given, taken)
+        lanes = given.element.lanes
+        sent, expected = (given.address, given.count * lanes, to), (taken.address, taken.count * lanes, source)
+        return self._issue(Request("roundel_sendrecv", (*sent, *expected, given.element.dtype), (given, taken)))
 
     def barrier(self) -> R:
         """Ends when all ranks have called it."""
@@ -168,7 +180,7 @@ class Calls(abc.ABC, Generic[R]):
 
     def _blocks_at_root(self, call: str, root: int, *, block: Any, blocks: Any) -> R:
         """A gather or scatter: every rank has one block, and the root all of them at the other end."""
-        self._check_rank("root", root)
+        root = self._rank_of("root", root)
         gathers = call == "gather"
         one, whole = ("input", "output") if gathers else ("output", "input")
         mine = memory(block, target=not gathers, what=_WHAT[one][call])
@@ -192,9 +204,12 @@ class Calls(abc.ABC, Generic[R]):
         same_type(call, given, taken)
         return given, taken
 
-    def _check_rank(self, what: str, rank: int) -> None:
-        if not 0 <= rank < self.world:
-            raise InvalidArgument(f"{what}={rank} in a world of {self.world}")
+    def _rank_of(self, what: str, rank: int) -> int:
+        if type(rank) is not int:
+            rank = integer(what, rank)
+        if not 0 <= rank < self._world:
+            raise InvalidArgument(f"{what}={rank} in a world of {self._world}")
+        return rank
 
     def _one_of_world(self, call: str, one: str, block: Memory, whole: str, all_blocks: Memory) -> None:
         if all_blocks.count != block.count * self.world:
@@ -203,15 +218,19 @@ class Calls(abc.ABC, Generic[R]):
                 f"{block.count * self.world}, not {all_blocks.count}"
             )
 
-    @staticmethod
-    def _counts(call: str, what: str, counts: Sequence[int], whole: Memory, world: int) -> Any:
-        if len(counts) != world:
-            raise InvalidArgument(f"{call}: {len(counts)} {what} for {world} ranks")
-        if min(counts) < 0:
-            raise InvalidArgument(f"{call}: {what}={list(counts)}: a negative number of elements")
-        if sum(counts) != whole.count:
-            raise InvalidArgument(f"{call}: {what} add up to {sum(counts)}, but the buffer has {whole.count} elements")
-        return size_array([count * whole.element.lanes for count in counts])
+    def _counts(self, call: str, what: str, counts: Sequence[int], whole: Memory) -> Tuple[int, Any]:
+        """This rank's count, and all of them for C."""
+        try:
+            numbers = [integer(what, count, 64) for count in counts]
+        except TypeError:
+            raise InvalidArgument(f"{call}: {what}={counts!r}; it is a list of integers, one for each rank") from None
+        if len(numbers) != self.world:
+            raise InvalidArgument(f"{call}: {len(numbers)} {what} for {self.world} ranks")
+        if min(numbers) < 0:
+            raise InvalidArgument(f"{call}: {what}={numbers}: a negative number of elements")
+        if sum(numbers) != whole.count:
+            raise InvalidArgument(f"{call}: {what} add up to {sum(numbers)}, but the buffer has {whole.count} elements")
+        return numbers[self.rank], size_array([number * whole.element.lanes for number in numbers])
 
 
 def size_array(values: List[int]) -> Any:
@@ -244,7 +263,7 @@ def exact(call: str, what: str, buffer: Memory, count: int) -> None:
         raise InvalidArgument(f"{call}: {what} has {buffer.count} elements, expected {count}")
 
 
-_TWO_BUFFERS = ("all_reduce", "reduce", "reduce_scatter", "all_gather", "gather", "scatter", "all_to_all")
+_TWO_BUFFERS = ("all_reduce", "reduce", "reduce_scatter", "all_gather", "gather", "scatter", "all_to_all", "sendrecv")
 #: What errors call the buffers. Not put together for every call, because that takes as long as half the rest.
 _WHAT = {noun: {call: f"{call}: the {noun}" for call in _TWO_BUFFERS} for noun in ("data", "input", "output")}
 

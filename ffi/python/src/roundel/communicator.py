@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
-import struct
 import sys
 import threading
 import weakref
@@ -13,11 +12,13 @@ from ctypes import c_int32, c_void_p
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple, Union, cast
 
 from . import interrupt
-from .calls import Calls, Request
-from .dtypes import DType, PremulSum
+from .calls import Calls, Op, Request
+from .dtypes import PremulSum, ReduceOp
 from .errors import InvalidArgument, RoundelError
+from .explain import explanation
 from .library import CALLS, UNIQUE_ID_BYTES, UniqueIdStruct, check, integer, last_error, lib
 from .mapped import Mapped, shape_of
+from .premul import Made
 from .work import Work, in_flight, started
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class UniqueId:
         self._struct = UniqueIdStruct()
         if data is None:
             check(lib.roundel_unique_id_create(self._struct))
+        elif not isinstance(data, (bytes, bytearray, memoryview)):
+            raise InvalidArgument(f"an id is made of {UNIQUE_ID_BYTES} bytes, not of {type(data).__name__}")
         elif len(data) != UNIQUE_ID_BYTES:
             raise InvalidArgument(f"an id has {UNIQUE_ID_BYTES} bytes, not {len(data)}")
         else:
@@ -88,6 +91,8 @@ class Communicator(Calls[None]):
     def init(cls, id: UniqueId, rank: int, world: int, **settings: Setting) -> Communicator:
         """Joins as ``rank`` of ``world`` the job that ``id`` names. Blocks until all ranks have, at most
         ``init_timeout_ms``; then the error says who is missing."""
+        if not isinstance(id, UniqueId):
+            raise InvalidArgument(f"id is of type {type(id).__name__}; expected a roundel.UniqueId")
         handle = c_void_p()
         with _options(settings) as options:
             check(
@@ -124,6 +129,24 @@ class Communicator(Calls[None]):
         name = ctypes.c_char_p()
         check(lib.roundel_comm_transport(self._used(), name))
         return (name.value or b"").decode()
+
+    def explain(
+        self,
+        collective: str,
+        count: int,
+        dtype: str = "float32",
+        op: Op = ReduceOp.SUM,
+        root: int = 0,
+        *,
+        in_place: bool = False,
+        mapped: bool = False,
+    ) -> str:
+        """How a call would run on this rank, for people: the algorithm, the transport and this rank's program. Runs nothing
+        and asks nobody. ``collective`` is the name of the call (``"send_recv"`` for a message, from ``root``), ``count`` its
+        elements: of the vector, or of one block where there are blocks; ``op`` and ``root`` matter where the call has them.
+        ``mapped`` says that the buffers would come from :meth:`alloc`."""
+        root = self._rank_of("root", root)
+        return explanation(self._used(), collective, count, dtype, op, root, in_place=in_place, mapped=mapped)
 
     def check(self) -> None:
         """Raises the error that has ended the communicator, if one has. Never blocks."""
@@ -241,7 +264,7 @@ class Communicator(Calls[None]):
         function = _BLOCKING[request.function]
         arguments = request.arguments
         if request.function in _REDUCTIONS and isinstance(arguments[4], PremulSum):
-            with _made(arguments[4], arguments[3]) as op:
+            with Made(arguments[4], arguments[3]) as op:
                 self._issue(request._replace(arguments=(*arguments[:4], op, *arguments[5:])))
             return
         handle = self._used()
@@ -264,7 +287,7 @@ class Starter(Calls[Work]):
             raise InvalidArgument("the communicator is gone")
         arguments = request.arguments
         if request.function in _REDUCTIONS and isinstance(arguments[4], PremulSum):
-            with _made(arguments[4], arguments[3]) as op:
+            with Made(arguments[4], arguments[3]) as op:
                 return self._issue(request._replace(arguments=(*arguments[:4], op, *arguments[5:])))
         work = c_void_p()
         result = _STARTING[request.function](*arguments, comm._used(), work)
@@ -304,7 +327,7 @@ class Group(Calls[None]):
             for request in requests:
                 arguments = request.arguments
                 if request.function in _REDUCTIONS and isinstance(arguments[4], PremulSum):
-                    op = _made(arguments[4], arguments[3])
+                    op = Made(arguments[4], arguments[3])
                     made.append(op)
                     arguments = (*arguments[:4], op.__enter__(), *arguments[5:])
                 # A refused call is remembered, and the group's end tells it.
@@ -363,53 +386,6 @@ class _options:
     def __exit__(self, *_: object) -> None:
         if self._settings:
             lib.roundel_options_destroy(self._handle)
-
-
-class _made:
-    """A pre-multiplied sum as the library's operation, for as long as a call is being handed over."""
-
-    def __init__(self, op: PremulSum, dtype: DType) -> None:
-        self._op, self._dtype = op, dtype
-
-    def __enter__(self) -> int:
-        code = c_int32()
-        factor = scalar(self._op.factor, self._dtype)
-        check(lib.roundel_reduce_op_create_pre_mul_sum(code, factor, self._dtype))
-        self._code = code.value
-        return self._code
-
-    def __exit__(self, *_: object) -> None:
-        lib.roundel_reduce_op_destroy(self._code)
-
-
-_FORMATS = {
-    DType.INT8: "b",
-    DType.UINT8: "B",
-    DType.INT32: "i",
-    DType.UINT32: "I",
-    DType.INT64: "q",
-    DType.UINT64: "Q",
-    DType.FLOAT16: "e",
-    DType.FLOAT32: "f",
-    DType.FLOAT64: "d",
-}
-
-
-def scalar(value: float, dtype: DType) -> bytes:
-    """One element of this type."""
-    if dtype in _FORMATS:
-        whole = dtype < DType.FLOAT16
-        if whole and not isinstance(value, int) and not value.is_integer():
-            raise InvalidArgument(f"the factor {value} is no {dtype.name.lower()}")
-        try:
-            return struct.pack(_FORMATS[dtype], int(value) if whole else value)
-        except (struct.error, OverflowError):
-            raise InvalidArgument(f"the factor {value} does not fit {dtype.name.lower()}") from None
-    if dtype is DType.BFLOAT16:
-        (bits,) = struct.unpack("I", struct.pack("f", value))
-        # To nearest, ties to even.
-        return struct.pack("H", (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 & 0xFFFF)
-    raise InvalidArgument(f"a pre-multiplied sum of {dtype.name.lower()}: there is no such factor in Python")
 
 
 #: Communicators that are not closed.

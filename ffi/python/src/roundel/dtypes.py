@@ -149,6 +149,13 @@ def element(name: str, size_bytes: Optional[int] = None) -> Element:
     return _MOVED.setdefault((name, size_bytes), Element(name, DType.UINT8, size_bytes, _NONE))
 
 
+def named(dtype: object) -> Element:
+    """The element type that a caller names, as in ``"float32"``."""
+    if isinstance(dtype, str):
+        return element(dtype)
+    raise InvalidArgument(f"dtype={dtype!r}: expected the name of an element type, as in 'float32'")
+
+
 def reduce_op(op: object) -> ReduceOp:
     """``op`` as a :class:`ReduceOp`: itself, or its name in any case (``"sum"``)."""
     if isinstance(op, ReduceOp):

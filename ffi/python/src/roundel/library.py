@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import operator
 import os
-from ctypes import POINTER, c_char_p, c_int32, c_int64, c_size_t, c_uint64, c_void_p
+from ctypes import POINTER, c_bool, c_char_p, c_int32, c_int64, c_size_t, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any, Dict, List, Type
 
@@ -65,6 +65,7 @@ CALLS: Dict[str, List[Any]] = {
     "roundel_all_to_all_v": [c_void_p, _sizes, c_void_p, _sizes, c_int32],
     "roundel_send": [c_void_p, c_size_t, c_int32, c_int32],
     "roundel_recv": [c_void_p, c_size_t, c_int32, c_int32],
+    "roundel_sendrecv": [c_void_p, c_size_t, c_int32, c_void_p, c_size_t, c_int32, c_int32],
     "roundel_barrier": [],
 }
 
@@ -83,6 +84,19 @@ FUNCTIONS: Dict[str, List[Any]] = {
     "roundel_comm_host_count": [_comm, POINTER(c_int32)],
     "roundel_comm_host_of": [_comm, c_int32, POINTER(c_int32)],
     "roundel_comm_transport": [_comm, POINTER(c_char_p)],
+    "roundel_explain": [
+        c_int32,
+        c_size_t,
+        c_int32,
+        c_int32,
+        c_int32,
+        c_bool,
+        c_bool,
+        c_char_p,
+        c_size_t,
+        POINTER(c_size_t),
+        _comm,
+    ],
     "roundel_group_start": [],
     "roundel_group_end": [],
     "roundel_group_end_async": [POINTER(_work)],

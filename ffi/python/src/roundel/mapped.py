@@ -7,9 +7,9 @@ import math
 from ctypes import c_void_p
 from typing import Any, Sequence, Tuple, Union
 
-from .dtypes import Element, element
+from .dtypes import Element, named
 from .errors import InvalidArgument
-from .library import check, lib
+from .library import check, integer, lib
 from .memory import Memory
 
 __all__ = ["Mapped"]
@@ -22,7 +22,8 @@ class Mapped(Memory):
     __slots__ = ("_block",)
 
     def __init__(self, comm: Any, count: int, dtype: Union[str, Element]) -> None:
-        kind = element(dtype) if isinstance(dtype, str) else dtype
+        kind = dtype if isinstance(dtype, Element) else named(dtype)
+        count = integer("count", count, 64)
         if count < 0:
             raise InvalidArgument(f"memory for {count} elements")
         block = _Block(comm, count * kind.size_bytes)
