@@ -6,19 +6,29 @@
 #![forbid(unsafe_code)]
 
 use super::address::Root;
-use super::member::{Event, Link, Shared};
+use super::gate::Gate;
+use super::knowledge::Event;
+use super::listening::Ear;
+use super::member::{Link, Shared};
+use super::roster::Seat;
 use super::seats::Patience;
-use super::wire::{CONTROL_VERSION, Hello, MAX_WORLD, Terms, ToRoot};
-use super::{MAX_CONTRIBUTION_BYTES, deadline_after, join, listening, root};
+use super::seek::Creed;
+use super::standby::Standby;
+use super::vigil::Rhythm;
+use super::wire::{CONTROL_VERSION, Gone, Hello, MAX_WORLD, Terms, ToRoot};
+use super::{MAX_CONTRIBUTION_BYTES, deadline_after, join, root};
 use crate::error::{Error, Result, Signature};
 use crate::topology::detect::process_id;
-use crate::transport::tcp::interface;
+use crate::transport::tcp::{PortRange, interface};
 use crate::types::Rank;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+/// What follows the start may come so much later than the deadline.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// What a rank needs to join.
 #[derive(Debug, Clone)]
@@ -33,6 +43,17 @@ pub struct Config {
     pub timeout: Duration,
     /// `ROUNDEL_IFACE`: the interface for this rank's data, where it is not to be the one that leads to the root.
     pub iface: Option<String>,
+    /// `ROUNDEL_PORT_RANGE`: where this rank listens for those who look for a root when theirs is gone.
+    pub port_range: Option<PortRange>,
+    /// How often ranks say that they live, and how long one may be silent.
+    pub rhythm: Rhythm,
+}
+
+impl Config {
+    /// With ports and rhythm as they are where nothing is set.
+    pub fn new(root: Root, rank: Rank, world: usize, timeout: Duration, iface: Option<String>) -> Config {
+        Config { root, rank, world, timeout, iface, port_range: None, rhythm: Rhythm::default() }
+    }
 }
 
 /// Hears what happens to the job. Called from the control thread, so it must be quick and must not wait for anything that
@@ -62,7 +83,7 @@ pub struct Registration {
 impl Control {
     /// Joins the job; returns when all ranks have. Rank 0 also opens it, where no unique id did.
     pub fn join(config: Config) -> Result<Arc<Control>> {
-        let Config { root, rank, world, timeout, iface } = config;
+        let Config { root, rank, world, timeout, iface, port_range, rhythm } = config;
         if world == 0 || world > MAX_WORLD {
             return Err(Error::invalid(format!("a world of {world} ranks; it has between 1 and {MAX_WORLD}")));
         }
@@ -73,7 +94,10 @@ impl Control {
         let chosen_ip = iface.as_deref().map(|iface| interface::resolve(Some(iface))).transpose()?;
         if world == 1 {
             let local_ip = chosen_ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-            return Ok(Arc::new(Control { shared: Arc::new(Shared::new(rank, world, local_ip, None)), thread: None }));
+            return Ok(Arc::new(Control {
+                shared: Arc::new(Shared::new(rank, world, local_ip, vec![], None)),
+                thread: None,
+            }));
         }
         let deadline = deadline_after(timeout);
         let door = match &root {
@@ -91,13 +115,15 @@ impl Control {
             _ => None,
         };
         let timeout_ms = timeout.as_millis().try_into().unwrap_or(u64::MAX);
+        let process = process_id()?;
         let hello = Hello {
             version: CONTROL_VERSION,
             job: root.job(),
             rank,
             world,
-            process: process_id()?,
+            process,
             nonce: getrandom::u64().map_err(|error| Error::bootstrap(format!("no random bytes: {error}")))?,
+            rhythm,
             timeout_ms,
             remaining_ms: timeout_ms,
         };
@@ -110,13 +136,24 @@ impl Control {
             None if reached_from.is_loopback() && !root.is_loopback() => interface::resolve(None)?,
             None => reached_from,
         };
-        let (link, woken) = Link::new(joined.stream, joined.beside_root).map_err(no_link)?;
-        let shared = Arc::new(Shared::new(rank, world, local_ip, Some(link)));
-        let (listener, inbox) = (shared.clone(), joined.inbox);
-        let thread = std::thread::Builder::new()
-            .name("roundel-control".into())
-            .spawn(move || listening::listen(&listener, inbox, &woken))
-            .map_err(no_link)?;
+        let stream = Arc::new(joined.stream);
+        let (link, woken) = Link::new(stream.clone()).map_err(no_link)?;
+        let listener = interface::listen(local_ip, port_range)?;
+        let seat = Seat::here(listener.local_addr().map_err(no_link)?, process)?;
+        let gate = Gate::new(vec![listener], root.secret().clone(), link.waker().map_err(no_link)?).map_err(no_link)?;
+        link.send(&ToRoot::Seat(seat));
+        let shared = Arc::new(Shared::new(rank, world, local_ip, joined.beside_root, Some(link)));
+        let ear = Ear {
+            shared: shared.clone(),
+            stream,
+            inbox: joined.inbox,
+            woken,
+            standby: Standby::new(gate, root.job()),
+            creed: Creed { secret: root.secret().clone(), job: root.job(), rhythm, process },
+            leave_by: None,
+        };
+        let thread =
+            std::thread::Builder::new().name("roundel-control".into()).spawn(move || ear.run()).map_err(no_link)?;
         Ok(Arc::new(Control { shared, thread: Some(thread) }))
     }
 
@@ -181,10 +218,7 @@ impl Control {
     /// Tells all ranks that communicator `comm` has failed. If several say so, the first is heard, by everybody. Where the
     /// root is gone it is told to this rank's own listeners.
     pub fn revoke(&self, comm: u64, error: &Error) {
-        match self.shared.living_link() {
-            Some(link) => link.send(&ToRoot::Revoke { comm, error: error.clone() }),
-            None => self.shared.announce(Event::Revoked(comm, error.clone())),
-        }
+        self.shared.revoke(comm, error);
     }
 
     /// Tells the root that this rank (`rank_in_comm` of communicator `comm`) has been waiting inside this call for a
@@ -202,7 +236,9 @@ impl Control {
     pub fn report_lost(&self, world_rank: Rank, what: &str) {
         match self.shared.living_link() {
             Some(link) => link.send(&ToRoot::Lost { rank: world_rank, what: what.to_string() }),
-            None if world_rank < self.shared.world => self.shared.announce(Event::Lost(world_rank, what.to_string())),
+            None if world_rank < self.shared.world => {
+                self.shared.announce(Event::Gone(world_rank, Gone::Silent(what.to_string())));
+            }
             None => {}
         }
     }
@@ -218,7 +254,7 @@ impl Control {
     #[cfg(test)]
     pub(crate) fn sever(&self) {
         if let Some(link) = &self.shared.link {
-            link.stream.shutdown(std::net::Shutdown::Both).unwrap();
+            link.sever();
         }
     }
 }

@@ -5,7 +5,7 @@
 //! connection that has been here longest is hung up on to make room, so strangers cannot keep a rank out.
 #![forbid(unsafe_code)]
 
-use super::wire::Hello;
+use super::wire::Knock;
 use crate::error::{Error, Result};
 use crate::transport::tcp::{Secret, handshake};
 use std::collections::BTreeMap;
@@ -35,7 +35,7 @@ struct HalfOpen {
 /// How an examination ended.
 struct Verdict {
     id: u64,
-    outcome: Result<(TcpStream, Hello)>,
+    outcome: Result<(TcpStream, Knock)>,
 }
 
 pub(super) struct Gate {
@@ -66,6 +66,11 @@ impl Gate {
             report,
             waker: Arc::new(waker),
         })
+    }
+
+    /// The sockets it listened on, for another gate. Handshakes under way are given up; who was honest tries again.
+    pub(super) fn into_listeners(mut self) -> Vec<TcpListener> {
+        std::mem::take(&mut self.listeners)
     }
 
     /// What to poll for reading; nothing while nobody can be let in.
@@ -125,7 +130,7 @@ impl Gate {
     }
 
     /// Those who have proved themselves since the last call.
-    pub(super) fn arrivals(&mut self) -> Vec<(TcpStream, Hello)> {
+    pub(super) fn arrivals(&mut self) -> Vec<(TcpStream, Knock)> {
         let mut arrivals = Vec::new();
         while let Ok(Verdict { id, outcome }) = self.verdicts.try_recv() {
             self.half_open.remove(&id);
@@ -146,7 +151,7 @@ impl Drop for Gate {
     }
 }
 
-fn shake_hands(stream: TcpStream, secret: &Secret) -> Result<(TcpStream, Hello)> {
+fn shake_hands(stream: TcpStream, secret: &Secret) -> Result<(TcpStream, Knock)> {
     let unprepared = |error| Error::system("preparing a connection to the root", error);
     super::prepare(&stream).map_err(unprepared)?;
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;

@@ -2,33 +2,9 @@
 #![forbid(unsafe_code)]
 
 use super::quorum::may_go_on;
-use super::wire::{ExchangeError, Terms};
+use super::wire::{ExchangeError, Gone, Parts, Terms};
 use crate::types::Rank;
 use std::collections::BTreeMap;
-
-/// How a rank went.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Gone {
-    /// Said goodbye.
-    Left,
-    /// Its process has ended.
-    Dead(String),
-    /// It cannot be reached, or was given up; its process may live.
-    Silent(String),
-}
-
-impl Gone {
-    pub(super) fn words(&self) -> String {
-        match self {
-            Gone::Left => "left".to_string(),
-            Gone::Dead(what) | Gone::Silent(what) => what.clone(),
-        }
-    }
-
-    fn is_certain(&self) -> bool {
-        !matches!(self, Gone::Silent(_))
-    }
-}
 
 /// An exchange that some members have not contributed to.
 pub(super) struct Gathering {
@@ -42,7 +18,7 @@ pub(super) enum Prospect {
     /// Somebody who lives has not contributed yet.
     Waits,
     /// To each member, in order, what it contributed.
-    Succeeds(Vec<Option<Vec<u8>>>),
+    Succeeds(Parts),
     Fails(ExchangeError),
 }
 

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::address::Root;
-use super::wire::{FromRoot, Hello, Inbox, Refusal};
+use super::wire::{FromRoot, Hello, Inbox, Knock, Refusal};
 use super::{Seconds, prepare, sleep_until};
 use crate::error::{Error, Result};
 use crate::transport::tcp::handshake;
@@ -110,7 +110,7 @@ fn knock(
     prepare(&stream).map_err(nobody)?;
 
     let remaining_ms = deadline.saturating_duration_since(Instant::now()).as_millis() as u64;
-    let hello = postcard::to_stdvec(&Hello { remaining_ms, ..hello.clone() })
+    let hello = postcard::to_stdvec(&Knock::Hello(Hello { remaining_ms, ..hello.clone() }))
         .map_err(|error| Rebuff::Final(Error::bootstrap(format!("a hello that cannot be encoded: {error}"))))?;
     handshake::initiate(&stream, root.secret(), &hello, Instant::now() + patience)
         .map_err(|error| elsewhere(Telling::NotOurs, error_words(&error)))?;

@@ -64,7 +64,7 @@ impl Launch {
                 );
             });
         }
-        Config { root: self.root.clone(), rank: self.rank, world: self.world, timeout, iface }
+        Config::new(self.root.clone(), self.rank, self.world, timeout, iface)
     }
 }
 

@@ -4,9 +4,11 @@
 //! members of an exchange see it succeed or all see it fail, and all ranks see the same first error of a communicator.
 #![forbid(unsafe_code)]
 
-use super::gathering::{Gathering, Gone, Prospect};
+use super::gathering::{Gathering, Prospect};
+use super::quorum;
 use super::recent::Recent;
-use super::wire::{ExchangeError, ExchangeId, FromRoot, ToRoot};
+use super::roster::{Roster, Seat};
+use super::wire::{ExchangeError, ExchangeId, FromRoot, Gone, Parts, Report, ToRoot};
 use crate::error::{Error, Signature};
 use crate::types::{Collective, Rank};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -30,10 +32,25 @@ struct Stalled {
     waiting_for: Vec<Rank>,
 }
 
+/// An exchange that was over under an earlier root, but not for everybody.
+#[derive(Default)]
+struct Finished {
+    /// Ranks that know the outcome.
+    holders: BTreeSet<Rank>,
+    /// Ranks that wait for it, and what they contributed.
+    waiting: Vec<(Rank, Vec<u8>)>,
+    /// What it was, should nobody be left who knows the outcome.
+    again: Option<Gathering>,
+}
+
 /// The state of a running job.
 pub(super) struct Ledger {
     world: usize,
+    roster: Roster,
+    /// Ranks that everybody knows how to find.
+    introduced: BTreeSet<Rank>,
     gone: BTreeMap<Rank, Gone>,
+    finished: HashMap<ExchangeId, Finished>,
     gatherings: HashMap<ExchangeId, Gathering>,
     failed_exchanges: Recent<ExchangeId, ExchangeError>,
     revoked: Recent<u64, ()>,
@@ -45,12 +62,38 @@ impl Ledger {
     pub(super) fn new(world: usize) -> Ledger {
         Ledger {
             world,
+            roster: Roster::new(),
+            introduced: BTreeSet::new(),
             gone: BTreeMap::new(),
+            finished: HashMap::new(),
             gatherings: HashMap::new(),
             failed_exchanges: Recent::new(REMEMBERED),
             revoked: Recent::new(REMEMBERED),
             stalled: Recent::new(REMEMBERED),
         }
+    }
+
+    /// The ledger of a root that follows another: everybody knows the roster already.
+    pub(super) fn inherit(roster: Roster) -> Ledger {
+        let world = roster.keys().next_back().map_or(0, |rank| rank + 1);
+        Ledger { introduced: roster.keys().copied().collect(), roster, ..Ledger::new(world) }
+    }
+
+    /// Where `rank` can be found.
+    pub(super) fn seat(&self, rank: Rank) -> Option<&Seat> {
+        self.roster.get(&rank)
+    }
+
+    /// How `rank` went, if it did.
+    pub(super) fn fate(&self, rank: Rank) -> Option<&Gone> {
+        self.gone.get(&rank)
+    }
+
+    /// Whether those who are not gone may go on without the others.
+    pub(super) fn may_go_on(&self) -> bool {
+        let members: Vec<Rank> = (0..self.world).collect();
+        let dead = |rank: Rank| self.gone.get(&rank).is_some_and(Gone::is_certain);
+        quorum::may_go_on(&members, |rank| !self.gone.contains_key(&rank), dead).is_ok()
     }
 
     /// Takes in one message. What it makes the root say is appended to `mail`.
@@ -67,18 +110,69 @@ impl Ledger {
             ToRoot::Lost { rank, what } if rank < self.world => self.depart(rank, Gone::Silent(what), mail),
             ToRoot::Lost { .. } => {}
             ToRoot::Bye => self.depart(from, Gone::Left, mail),
+            ToRoot::Seat(seat) => self.seat_taken(from, seat, mail),
+            ToRoot::Report(report) => self.report(from, report, mail),
+            ToRoot::Recalled { exchange, parts } => self.recalled(exchange, parts, mail),
+            // Of concern to whoever holds the connection.
+            ToRoot::Alive | ToRoot::Deposed { .. } => {}
         }
+    }
+
+    /// Once everybody who lives can be found, everybody is told.
+    fn seat_taken(&mut self, rank: Rank, seat: Seat, mail: &mut Mail) {
+        self.roster.insert(rank, seat);
+        let is_known = |rank: &Rank| self.roster.contains_key(rank) || self.gone.contains_key(rank);
+        if !(0..self.world).all(|rank| is_known(&rank)) {
+            return;
+        }
+        let new = self.roster.iter().filter(|(rank, _)| !self.introduced.contains(rank));
+        let new: Roster = new.map(|(rank, seat)| (*rank, seat.clone())).collect();
+        if !new.is_empty() {
+            self.introduced.extend(new.keys());
+            mail.push((Audience::Everybody, FromRoot::Roster(new)));
+        }
+    }
+
+    /// What a rank knows from the time of an earlier root.
+    fn report(&mut self, from: Rank, report: Report, mail: &mut Mail) {
+        for (rank, how) in report.gone {
+            self.depart(rank, how, mail);
+        }
+        for (comm, error) in report.revoked {
+            self.revoke(comm, error, mail);
+        }
+        for exchange in report.finished {
+            self.finished.entry(exchange).or_default().holders.insert(from);
+        }
+    }
+
+    /// Somebody waits for what others know.
+    fn recall(&mut self, exchange: ExchangeId, mail: &mut Mail) {
+        let Some(finished) = self.finished.get_mut(&exchange) else { return };
+        finished.holders.retain(|holder| !self.gone.contains_key(holder));
+        if let Some(holder) = finished.holders.first() {
+            mail.push((Audience::Ranks(vec![*holder]), FromRoot::Recall { exchange }));
+            return;
+        }
+        // Whoever knew is dead: as if it had never been.
+        let Some(Finished { waiting, again: Some(again), .. }) = self.finished.remove(&exchange) else { return };
+        let gathering = self.gatherings.entry(exchange).or_insert(again);
+        waiting.into_iter().for_each(|(rank, bytes)| gathering.contribute(rank, bytes));
+        self.settle(exchange, mail);
+    }
+
+    fn recalled(&mut self, exchange: ExchangeId, parts: Parts, mail: &mut Mail) {
+        let Some(finished) = self.finished.get_mut(&exchange) else { return };
+        let waiting: Vec<Rank> = finished.waiting.drain(..).map(|(rank, _)| rank).collect();
+        finished.holders.extend(&waiting);
+        deliver(exchange, waiting, parts, mail);
     }
 
     /// `rank` is gone. Only the first news of it counts, except that a silent one may turn out to be dead.
     pub(super) fn depart(&mut self, rank: Rank, how: Gone, mail: &mut Mail) {
         match self.gone.get(&rank) {
             None => {
-                let news = match &how {
-                    Gone::Left => FromRoot::Left { rank },
-                    Gone::Dead(what) | Gone::Silent(what) => FromRoot::Lost { rank, what: what.clone() },
-                };
-                mail.push((Audience::Everybody, news));
+                mail.push((Audience::Everybody, FromRoot::Gone { rank, how: how.clone() }));
                 self.gone.insert(rank, how);
             }
             Some(Gone::Silent(what)) if matches!(how, Gone::Dead(_)) => {
@@ -89,6 +183,9 @@ impl Ledger {
         }
         let concerned: Vec<ExchangeId> = self.gatherings.keys().copied().collect();
         concerned.into_iter().for_each(|exchange| self.settle(exchange, mail));
+        let recalled = self.finished.iter().filter(|(_, finished)| !finished.waiting.is_empty());
+        let recalled: Vec<ExchangeId> = recalled.map(|(exchange, _)| *exchange).collect();
+        recalled.into_iter().for_each(|exchange| self.recall(exchange, mail));
     }
 
     fn contribute(&mut self, from: Rank, exchange: ExchangeId, new: Gathering, bytes: Vec<u8>, mail: &mut Mail) {
@@ -101,6 +198,11 @@ impl Ledger {
             mail.push((Audience::Ranks(vec![from]), FromRoot::ExchangeFailed { exchange, error }));
             return;
         }
+        if let Some(finished) = self.finished.get_mut(&exchange) {
+            finished.waiting.push((from, bytes));
+            finished.again.get_or_insert(new);
+            return self.recall(exchange, mail);
+        }
         self.gatherings.entry(exchange).or_insert(new).contribute(from, bytes);
         self.settle(exchange, mail);
     }
@@ -112,10 +214,7 @@ impl Ledger {
             Prospect::Waits => {}
             Prospect::Fails(error) => self.fail(exchange, error, mail),
             Prospect::Succeeds(parts) => {
-                let waiting = Audience::Ranks(gathering.waiting());
-                for (index, bytes) in parts.into_iter().enumerate() {
-                    mail.push((waiting.clone(), FromRoot::Part { exchange, index, bytes }));
-                }
+                deliver(exchange, gathering.waiting(), parts, mail);
                 self.gatherings.remove(&exchange);
             }
         }
@@ -175,6 +274,13 @@ impl Ledger {
         sides.sort_by_key(|(rank, _)| *rank);
         let [(rank, mine), (other, theirs)] = sides.map(|(rank, signature)| (rank, Box::new(signature)));
         self.revoke(comm, Error::Mismatch { rank, mine, other, theirs }, mail);
+    }
+}
+
+fn deliver(exchange: ExchangeId, to: Vec<Rank>, parts: Parts, mail: &mut Mail) {
+    let audience = Audience::Ranks(to);
+    for (index, bytes) in parts.into_iter().enumerate() {
+        mail.push((audience.clone(), FromRoot::Part { exchange, index, bytes }));
     }
 }
 
@@ -249,17 +355,17 @@ mod tests {
         let mut mail = Mail::new();
         told.ledger.depart(1, Gone::Dead("was killed".into()), &mut mail);
         told.ledger.depart(1, Gone::Dead("again".into()), &mut mail);
-        let lost = |rank, what: &str| (Audience::Everybody, FromRoot::Lost { rank, what: what.into() });
-        assert_eq!(mail, [lost(1, "was killed")]);
+        let lost = |rank, how| (Audience::Everybody, FromRoot::Gone { rank, how });
+        assert_eq!(mail, [lost(1, Gone::Dead("was killed".into()))]);
         let gone = ExchangeError::Gone { rank: 2, what: "was killed too".into() };
         let report = ToRoot::Lost { rank: 2, what: "was killed too".into() };
-        assert_eq!(told.by(0, report), [lost(2, "was killed too"), failed(&[0, 1], gone)]);
+        assert_eq!(told.by(0, report), [lost(2, Gone::Silent("was killed too".into())), failed(&[0, 1], gone)]);
     }
 
     #[test]
     fn an_exchange_with_a_member_that_left_fails_at_once() {
         let mut told = world(2);
-        assert_eq!(told.by(1, ToRoot::Bye), [(Audience::Everybody, FromRoot::Left { rank: 1 })]);
+        assert_eq!(told.by(1, ToRoot::Bye), [(Audience::Everybody, FromRoot::Gone { rank: 1, how: Gone::Left })]);
         assert_eq!(told.by(0, ToRoot::Lost { rank: 1, what: "no answer".into() }), [], "it left first");
         let gone = ExchangeError::Gone { rank: 1, what: "left".into() };
         assert_eq!(told.contribution(0, &[0, 1]), [failed(&[0], gone)]);

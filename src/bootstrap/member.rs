@@ -1,15 +1,15 @@
-//! What a rank's control thread and the threads that use the control plane share: the connection, what has happened, and
+//! What a rank's control thread and the threads that use the control plane share: the connection, what is known, and
 //! who is to be told.
 #![forbid(unsafe_code)]
 
 use super::control::Listener;
 use super::digest::digest;
+use super::knowledge::{Event, Knowledge};
 use super::lock;
-use super::recent::Recent;
-use super::wire::{self, ExchangeError, ExchangeId, FromRoot, Outbox, Terms, ToRoot};
+use super::wire::{self, ExchangeError, ExchangeId, FromRoot, Gone, Outbox, Parts, Terms, ToRoot};
 use crate::error::{Error, Result};
 use crate::types::Rank;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{IpAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -18,8 +18,6 @@ use std::time::{Duration, Instant};
 
 /// After its deadline an exchange waits so long for the root to say who was missing.
 const GRACE: Duration = Duration::from_secs(2);
-/// Failed communicators that are remembered for those who register late.
-const REMEMBERED: usize = 4096;
 
 /// A rank's membership.
 pub(super) struct Shared {
@@ -33,49 +31,36 @@ pub(super) struct Shared {
     changed: Condvar,
 }
 
-/// The connection to the root.
+/// The way to the root.
 pub(super) struct Link {
-    pub(super) stream: TcpStream,
-    pub(super) outbox: Mutex<Outbox>,
+    line: Mutex<Line>,
     /// Written to, it wakes the control thread.
     waker: UnixStream,
-    /// Ranks in the root's process.
-    beside_root: Vec<Rank>,
+}
+
+struct Line {
+    /// None while the root is gone and the next one is being looked for: what is said then is said again to that one.
+    stream: Option<Arc<TcpStream>>,
+    outbox: Outbox,
 }
 
 struct State {
     leaving: bool,
-    /// Why nothing comes from the root any more.
+    /// Why nothing comes from any root any more.
     ended: Option<Error>,
-    exchanges: HashMap<ExchangeId, Exchange>,
+    knowledge: Knowledge,
     listeners: BTreeMap<u64, (u64, Arc<dyn Listener>)>,
     next_listener: u64,
-    lost: BTreeMap<Rank, String>,
-    left: BTreeSet<Rank>,
-    revoked: Recent<u64, Error>,
-}
-
-/// An exchange that this rank waits for.
-struct Exchange {
-    /// What has come: of each member, what it contributed, if it lived to.
-    parts: Vec<Option<Option<Vec<u8>>>>,
-    failure: Option<ExchangeError>,
-}
-
-/// What the listeners are told.
-pub(super) enum Event {
-    Lost(Rank, String),
-    Left(Rank),
-    Revoked(u64, Error),
 }
 
 impl Link {
     /// A link over a nonblocking stream, and what is readable when its control thread is to look around.
-    pub(super) fn new(stream: TcpStream, beside_root: Vec<Rank>) -> std::io::Result<(Link, UnixStream)> {
+    pub(super) fn new(stream: Arc<TcpStream>) -> std::io::Result<(Link, UnixStream)> {
         let (woken, waker) = UnixStream::pair()?;
         woken.set_nonblocking(true)?;
         waker.set_nonblocking(true)?;
-        Ok((Link { stream, outbox: Mutex::default(), waker, beside_root }, woken))
+        let line = Line { stream: Some(stream), outbox: Outbox::default() };
+        Ok((Link { line: Mutex::new(line), waker }, woken))
     }
 
     /// Sends as much as goes at once; the control thread sends the rest. A broken connection shows when it is read.
@@ -84,34 +69,79 @@ impl Link {
             Ok(frame) => frame,
             Err(error) => return tracing::error!(%error, "cannot tell the root"),
         };
-        let mut outbox = lock(&self.outbox);
-        outbox.push(Arc::new(frame));
-        if outbox.flush(&self.stream).is_err() {
-            *outbox = Outbox::default();
+        let mut line = lock(&self.line);
+        if line.stream.is_some() {
+            line.outbox.push(Arc::new(frame));
         }
-        if !outbox.is_empty() {
-            drop(outbox);
+        if line.flush() {
+            drop(line);
             self.wake();
         }
+    }
+
+    /// Sends what can be sent now; true when there is more.
+    pub(super) fn flush(&self) -> bool {
+        lock(&self.line).flush()
+    }
+
+    /// The connection is no more.
+    pub(super) fn cut(&self) {
+        *lock(&self.line) = Line { stream: None, outbox: Outbox::default() };
+    }
+
+    /// Goes on over a new connection, on which these messages are the first.
+    pub(super) fn splice(&self, stream: Arc<TcpStream>, first: &[ToRoot]) {
+        let mut outbox = Outbox::default();
+        for frame in first.iter().filter_map(|message| wire::encode(message).ok()) {
+            outbox.push(Arc::new(frame));
+        }
+        let mut line = lock(&self.line);
+        *line = Line { stream: Some(stream), outbox };
+        line.flush();
     }
 
     fn wake(&self) {
         // A full pipe wakes just as well.
         let _ = (&self.waker).write(&[0]);
     }
+
+    /// What wakes the control thread, for others who have something for it.
+    pub(super) fn waker(&self) -> std::io::Result<UnixStream> {
+        self.waker.try_clone()
+    }
+
+    #[cfg(test)]
+    pub(super) fn sever(&self) {
+        lock(&self.line).stream.as_ref().unwrap().shutdown(std::net::Shutdown::Both).unwrap();
+    }
+}
+
+impl Line {
+    /// True when there is more to send.
+    fn flush(&mut self) -> bool {
+        if let Some(stream) = &self.stream
+            && self.outbox.flush(stream).is_err()
+        {
+            self.outbox = Outbox::default();
+        }
+        !self.outbox.is_empty()
+    }
 }
 
 impl Shared {
-    pub(super) fn new(rank: Rank, world: usize, local_ip: IpAddr, link: Option<Link>) -> Shared {
+    pub(super) fn new(
+        rank: Rank,
+        world: usize,
+        local_ip: IpAddr,
+        beside_root: Vec<Rank>,
+        link: Option<Link>,
+    ) -> Shared {
         let state = State {
             leaving: false,
             ended: None,
-            exchanges: HashMap::new(),
+            knowledge: Knowledge::new(rank, beside_root),
             listeners: BTreeMap::new(),
             next_listener: 0,
-            lost: BTreeMap::new(),
-            left: BTreeSet::new(),
-            revoked: Recent::new(REMEMBERED),
         };
         Shared { rank, world, local_ip, link, state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -128,9 +158,14 @@ impl Shared {
         }
     }
 
-    /// The connection, while the root is there.
+    /// The connection, while there is a root or may be another.
     pub(super) fn living_link(&self) -> Option<&Link> {
         self.link.as_ref().filter(|_| lock(&self.state).ended.is_none())
+    }
+
+    /// Looks at what is known.
+    pub(super) fn knows<T>(&self, look: impl FnOnce(&Knowledge) -> T) -> T {
+        look(&lock(&self.state).knowledge)
     }
 
     /// Adds a listener and tells it what has happened already. Its number.
@@ -139,10 +174,10 @@ impl Shared {
         let id = state.next_listener;
         state.next_listener += 1;
         state.listeners.insert(id, (comm, listener.clone()));
-        let (lost, left, revoked) = (state.lost.clone(), state.left.clone(), state.revoked.get(&comm).cloned());
+        let gone = state.knowledge.gone().clone();
+        let revoked = state.knowledge.revoked(comm).cloned();
         drop(state);
-        lost.iter().for_each(|(rank, what)| listener.peer_lost(*rank, what));
-        left.iter().for_each(|rank| listener.peer_left(*rank));
+        gone.into_iter().for_each(|(rank, how)| tell(comm, &*listener, &Event::Gone(rank, how)));
         if let Some(error) = revoked {
             listener.revoked(comm, &error);
         }
@@ -155,7 +190,7 @@ impl Shared {
         drop(listener);
     }
 
-    /// [`super::Control::exchange`] among several, whose arguments make sense.
+    /// [`super::Control::exchange`] and [`super::Control::census`] among several, whose arguments make sense.
     pub(super) fn exchange(
         &self,
         link: &Link,
@@ -164,26 +199,20 @@ impl Shared {
         terms: Terms,
         mine: Vec<u8>,
         deadline: Instant,
-    ) -> Result<Vec<Option<Vec<u8>>>> {
+    ) -> Result<Parts> {
         let began = Instant::now();
         let exchange = exchange_id(tag, members);
-        {
-            let mut state = lock(&self.state);
-            if state.exchanges.contains_key(&exchange) {
-                return Err(Error::invalid(format!("exchange {tag} among {members:?} is already under way")));
-            }
-            state.exchanges.insert(exchange, Exchange { parts: vec![None; members.len()], failure: None });
-        }
-        link.send(&ToRoot::Contribute { exchange, members: members.to_vec(), terms, bytes: mine });
+        let contribution = ToRoot::Contribute { exchange, members: members.to_vec(), terms, bytes: mine };
         let mut state = lock(&self.state);
+        if !state.knowledge.begin(exchange, contribution.clone(), members.len()) {
+            return Err(Error::invalid(format!("exchange {tag} among {members:?} is already under way")));
+        }
+        // Under the lock that `follow` takes too: either the root hears it here, or the next one in its introduction.
+        link.send(&contribution);
         let mut limit = deadline;
         let outcome = loop {
-            let entry = state.exchanges.get_mut(&exchange).expect("only this call removes it");
-            if let Some(failure) = entry.failure.take() {
-                break Err(in_words(failure, began.elapsed()));
-            }
-            if entry.parts.iter().all(Option::is_some) {
-                break Ok(std::mem::take(&mut entry.parts).into_iter().flatten().collect());
+            if let Some(outcome) = state.knowledge.outcome(exchange) {
+                break outcome.map_err(|failure| in_words(failure, began.elapsed()));
             }
             if let Some(error) = &state.ended {
                 break Err(error.clone());
@@ -194,88 +223,107 @@ impl Shared {
                 state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
             } else if limit == deadline {
                 // The root decides whether it is too late, for all members alike.
-                link.send(&ToRoot::GiveUp { exchange });
+                let give_up = state.knowledge.give_up(exchange);
+                link.send(&give_up);
                 limit = now.max(deadline) + GRACE;
             } else {
-                let waiting_for = link.beside_root.clone();
-                break Err(Error::Timeout { waiting_for, after: began.elapsed(), during: None });
+                break Err(Error::Timeout { waiting_for: Vec::new(), after: began.elapsed(), during: None });
             }
         };
-        state.exchanges.remove(&exchange);
+        state.knowledge.abandon(exchange);
         outcome
+    }
+
+    /// Blocks until every rank can be found without the root.
+    pub(super) fn wait_for_roster(&self, deadline: Instant) -> Result<()> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.knowledge.roster().len() == self.world {
+                return Ok(());
+            }
+            if let Some(error) = &state.ended {
+                return Err(error.clone());
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(Error::bootstrap("all ranks came, but the root did not say where they are"));
+            }
+            let waited = self.changed.wait_timeout(state, deadline - now);
+            state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+    }
+
+    /// Tells the root, and every later one, that communicator `comm` has failed; this rank's own listeners where there is
+    /// none.
+    pub(super) fn revoke(&self, comm: u64, error: &Error) {
+        let message = lock(&self.state).knowledge.declare_failed(comm, error);
+        match self.living_link() {
+            Some(link) => link.send(&message),
+            None => self.announce(Event::Revoked(comm, error.clone())),
+        }
     }
 
     /// The root has spoken.
     pub(super) fn hear(&self, message: FromRoot) {
-        match message {
-            FromRoot::Part { exchange, index, bytes } => self.advance(exchange, |waiting| {
-                if let Some(part) = waiting.parts.get_mut(index) {
-                    *part = Some(bytes);
-                }
-            }),
-            FromRoot::ExchangeFailed { exchange, error } => {
-                self.advance(exchange, |waiting| waiting.failure = Some(error));
-            }
-            FromRoot::Revoked { comm, error } => self.announce(Event::Revoked(comm, error)),
-            FromRoot::Lost { rank, what } => self.announce(Event::Lost(rank, what)),
-            FromRoot::Left { rank } => self.announce(Event::Left(rank)),
-            FromRoot::Start { .. } | FromRoot::Refused(_) | FromRoot::Failed { .. } => {
-                tracing::debug!("the root says again how the join ended");
-            }
+        let upshot = lock(&self.state).knowledge.hear(message);
+        self.changed.notify_all();
+        self.tell_all(&upshot.events);
+        if let (Some(answer), Some(link)) = (upshot.answer, &self.link) {
+            link.send(&answer);
         }
     }
 
-    fn advance(&self, exchange: ExchangeId, how: impl FnOnce(&mut Exchange)) {
-        if let Some(waiting) = lock(&self.state).exchanges.get_mut(&exchange) {
-            how(waiting);
-            self.changed.notify_all();
+    /// The root is gone, and with it the ranks of its process that had not left before, where it is known how.
+    pub(super) fn lose_root(&self, how: Option<&Gone>) {
+        if let Some(link) = &self.link {
+            link.cut();
         }
+        let events = lock(&self.state).knowledge.lose_root(how);
+        self.tell_all(&events);
     }
 
-    /// The root is gone, and with it the ranks of its process that had not left before.
-    pub(super) fn root_ended(&self, what: &str) {
+    /// Goes on with the next root, which has said so already.
+    pub(super) fn follow(&self, stream: Arc<TcpStream>) {
         let Some(link) = &self.link else { return };
-        let left = lock(&self.state).left.clone();
-        let fallen: Vec<Rank> =
-            link.beside_root.iter().copied().filter(|rank| *rank != self.rank && !left.contains(rank)).collect();
-        for rank in &fallen {
-            self.announce(Event::Lost(*rank, what.to_string()));
+        // Under the lock under which contributions are made: none is said twice, and none not at all.
+        let state = lock(&self.state);
+        link.splice(stream, &state.knowledge.introduction());
+    }
+
+    /// No root is left for this rank. What waits for one fails.
+    pub(super) fn end(&self, error: Error) {
+        tracing::debug!(rank = self.rank, %error, "the control plane has ended");
+        if let Some(link) = &self.link {
+            link.cut();
         }
-        let error = if fallen.is_empty() {
-            Error::bootstrap(format!("the process of the root service is gone ({what}), so ranks cannot be reached"))
-        } else {
-            Error::PeerLost { suspects: fallen, what: what.to_string(), during: None }
-        };
-        tracing::debug!(rank = self.rank, what, "the control plane has ended");
         lock(&self.state).ended = Some(error);
         self.changed.notify_all();
     }
 
     /// Remembers what happened, once, and tells the listeners.
     pub(super) fn announce(&self, event: Event) {
-        let mut state = lock(&self.state);
-        let is_news = match &event {
-            Event::Lost(rank, what) => state.lost.insert(*rank, what.clone()).is_none(),
-            Event::Left(rank) => state.left.insert(*rank),
-            Event::Revoked(comm, error) => {
-                let is_news = state.revoked.get(comm).is_none();
-                state.revoked.entry(*comm, || error.clone());
-                is_news
-            }
-        };
-        if !is_news {
+        if lock(&self.state).knowledge.learn(&event) {
+            self.tell_all(&[event]);
+        }
+    }
+
+    fn tell_all(&self, events: &[Event]) {
+        if events.is_empty() {
             return;
         }
-        let listeners: Vec<(u64, Arc<dyn Listener>)> = state.listeners.values().cloned().collect();
-        drop(state);
-        for (registered_for, listener) in listeners {
-            match &event {
-                Event::Lost(rank, what) => listener.peer_lost(*rank, what),
-                Event::Left(rank) => listener.peer_left(*rank),
-                Event::Revoked(comm, error) if *comm == registered_for => listener.revoked(*comm, error),
-                Event::Revoked(..) => {}
-            }
+        let listeners: Vec<(u64, Arc<dyn Listener>)> = lock(&self.state).listeners.values().cloned().collect();
+        for event in events {
+            listeners.iter().for_each(|(comm, listener)| tell(*comm, &**listener, event));
         }
+    }
+}
+
+fn tell(registered_for: u64, listener: &dyn Listener, event: &Event) {
+    match event {
+        Event::Gone(rank, Gone::Left) => listener.peer_left(*rank),
+        Event::Gone(rank, Gone::Dead(what) | Gone::Silent(what)) => listener.peer_lost(*rank, what),
+        Event::Revoked(comm, error) if *comm == registered_for => listener.revoked(*comm, error),
+        Event::Revoked(..) => {}
     }
 }
 

@@ -29,6 +29,7 @@ mod digest;
 mod gate;
 mod gathering;
 mod join;
+mod knowledge;
 pub mod launcher;
 mod ledger;
 mod listening;
@@ -37,8 +38,13 @@ mod nodelist;
 mod quorum;
 mod recent;
 mod root;
+mod roster;
 mod seats;
+mod seek;
+mod standby;
+mod succession;
 mod unique_id;
+mod vigil;
 mod wire;
 
 #[cfg(test)]
@@ -48,6 +54,7 @@ pub use address::{Root, RootAddr};
 pub use control::{Config, Control, Listener, Registration};
 pub use launcher::Launch;
 pub use unique_id::UniqueId;
+pub use vigil::Rhythm;
 pub use wire::MAX_CONTRIBUTION_BYTES;
 
 use nix::poll::{PollFd, PollTimeout, poll};

@@ -20,6 +20,11 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
         self.entries.get(key)
     }
 
+    /// Everything that is remembered, the oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.order.iter().filter_map(|key| Some((key, self.entries.get(key)?)))
+    }
+
     /// The entry of `key`, made by `value` if there is none yet.
     pub(super) fn entry(&mut self, key: K, value: impl FnOnce() -> V) -> &mut V {
         if !self.entries.contains_key(&key) {

@@ -4,28 +4,40 @@
 //!   connection --> gate --(proved, says hello)--> seats --(all are here)--> ledger
 //!                  |                              |                         |
 //!                  strangers                      wrong, twice, too late    who is gone, what is gathered, what failed
+//!
+//!                  --(proved, comes back)--> succession --(all who live are here)--> ledger
 //! ```
 //!
-//! It lives until the last rank has left, or died, or until not all ranks came in time.
+//! It lives until the last rank has left, or died, until not all ranks came in time, or until enough of them have given
+//! it up.
 #![forbid(unsafe_code)]
 
 use super::gate::Gate;
-use super::gathering::Gone;
 use super::ledger::{Audience, Ledger, Mail};
 use super::seats::{Patience, Seats, Token};
-use super::wire::{self, FromRoot, Hello, Inbox, Outbox, Refusal, ToRoot};
+use super::seek::Creed;
+use super::standby::{Parked, say, silence};
+pub(super) use super::succession::Inheritance;
+use super::succession::Succession;
+use super::vigil::{Rhythm, Vigil};
+use super::wire::{self, FromRoot, Gone, Hello, Inbox, Knock, Outbox, Refusal, Return, ToRoot};
 use crate::error::{Error, Result};
 use crate::topology::detect::process_id;
 use crate::transport::tcp::Secret;
 use crate::types::Rank;
 use nix::poll::{PollFd, PollFlags};
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Between two looks at those who have not come to a succession.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long such a look may wait for the answer of another host.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Starts the service of a job on sockets that listen already. `expected` are the world, and the end of its patience,
 /// where they are known beforehand.
@@ -35,25 +47,31 @@ pub(super) fn start(
     job: [u8; 16],
     expected: Option<(usize, Patience)>,
 ) -> Result<()> {
-    let no_start = |error| Error::system("starting the root service", error);
-    let (woken, waker) = UnixStream::pair().map_err(no_start)?;
-    woken.set_nonblocking(true).map_err(no_start)?;
-    waker.set_nonblocking(true).map_err(no_start)?;
-    let root = Root {
-        gate: Gate::new(listeners, secret, waker).map_err(no_start)?,
-        woken,
-        process: process_id()?,
-        phase: Phase::Filling(Seats::new(job, expected)),
-        guests: BTreeMap::new(),
-        token_of: HashMap::new(),
-        next_token: 0,
-    };
-    std::thread::Builder::new().name("roundel-root".into()).spawn(move || root.run()).map_err(no_start)?;
-    Ok(())
+    let phase = Phase::Filling(Seats::new(job, expected));
+    let root = Root::new(listeners, secret, phase, Rhythm::default(), process_id()?)?;
+    root.spawn()
+}
+
+/// Starts the service again, in the process of the first rank that lives, when the one before is gone. `parked` have come
+/// already.
+pub(super) fn succeed(
+    listeners: Vec<TcpListener>,
+    parked: Vec<Parked>,
+    creed: &Creed,
+    inheritance: Inheritance,
+) -> Result<()> {
+    let phase = Phase::Succeeding(Box::new(Succession::new(inheritance)), Instant::now());
+    let mut root = Root::new(listeners, creed.secret.clone(), phase, creed.rhythm, creed.process)?;
+    for Parked { stream, who, .. } in parked {
+        root.welcome(stream, Knock::Return(who));
+    }
+    root.spawn()
 }
 
 enum Phase {
     Filling(Seats),
+    /// Since when.
+    Succeeding(Box<Succession>, Instant),
     Running(Box<Ledger>),
 }
 
@@ -69,36 +87,67 @@ struct Root {
     gate: Gate,
     woken: UnixStream,
     process: u64,
+    rhythm: Rhythm,
+    vigil: Vigil,
     phase: Phase,
     guests: BTreeMap<Token, Guest>,
     token_of: HashMap<Rank, Token>,
     next_token: Token,
+    /// Enough ranks have given this root up.
+    is_deposed: bool,
 }
 
 impl Root {
+    fn new(listeners: Vec<TcpListener>, secret: Secret, phase: Phase, rhythm: Rhythm, process: u64) -> Result<Root> {
+        let no_start = |error| Error::system("starting the root service", error);
+        let (woken, waker) = UnixStream::pair().map_err(no_start)?;
+        woken.set_nonblocking(true).map_err(no_start)?;
+        waker.set_nonblocking(true).map_err(no_start)?;
+        Ok(Root {
+            gate: Gate::new(listeners, secret, waker).map_err(no_start)?,
+            woken,
+            process,
+            rhythm,
+            vigil: Vigil::new(rhythm, Instant::now()),
+            phase,
+            guests: BTreeMap::new(),
+            token_of: HashMap::new(),
+            next_token: 0,
+            is_deposed: false,
+        })
+    }
+
+    fn spawn(self) -> Result<()> {
+        let no_start = |error| Error::system("starting the root service", error);
+        std::thread::Builder::new().name("roundel-root".into()).spawn(move || self.run()).map_err(no_start)?;
+        Ok(())
+    }
+
     fn run(mut self) {
         while !self.is_over() {
             let ready = self.wait();
             let mut scrap = [0; 64];
             while matches!((&self.woken).read(&mut scrap), Ok(read_bytes) if read_bytes > 0) {}
             self.gate.accept();
-            for (stream, hello) in self.gate.arrivals() {
-                self.welcome(stream, &hello);
+            for (stream, knock) in self.gate.arrivals() {
+                self.welcome(stream, knock);
             }
             for token in ready {
                 self.serve(token);
             }
+            self.keep_watch(Instant::now());
             self.flush();
         }
     }
 
     /// Sleeps until there is something to do; the guests that have something for us, or room.
     fn wait(&self) -> Vec<Token> {
-        let patience = match &self.phase {
+        let wake_at = match &self.phase {
             Phase::Filling(seats) => seats.patience().map(|patience| patience.deadline),
-            Phase::Running(_) => None,
+            Phase::Succeeding(..) => Some(Instant::now() + LOOK_AGAIN),
+            Phase::Running(_) => self.vigil.next_look(),
         };
-        let wake_at = patience.into_iter().chain(self.gate.resumes_at()).min();
+        let wake_at = wake_at.into_iter().chain(self.gate.resumes_at()).min();
         let mut fds = vec![PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.guests.values().map(|guest| PollFd::new(guest.stream.as_fd(), guest.interest())));
         fds.extend(self.gate.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
@@ -109,7 +158,9 @@ impl Root {
 
     /// True when nobody needs the service any more. Ends the join of everybody when its time has come.
     fn is_over(&mut self) -> bool {
-        let Phase::Filling(seats) = &self.phase else { return self.guests.is_empty() };
+        let Phase::Filling(seats) = &self.phase else {
+            return self.is_deposed || (self.guests.is_empty() && matches!(self.phase, Phase::Running(_)));
+        };
         let Some(patience) = seats.patience().filter(|patience| patience.deadline <= Instant::now()) else {
             return false;
         };
@@ -120,39 +171,134 @@ impl Root {
         true
     }
 
-    fn welcome(&mut self, stream: TcpStream, hello: &Hello) {
+    /// What has to be done because time has passed.
+    fn keep_watch(&mut self, now: Instant) {
+        if let Phase::Succeeding(succession, since) = &mut self.phase {
+            let is_late = since.elapsed() > self.rhythm.timeout;
+            for (rank, seat) in succession.absent() {
+                if seat.has_ended() || (since.elapsed() > LOOK_AGAIN && refuses(&seat)) {
+                    succession.miss(rank, Gone::Dead("ended while the next root was being looked for".into()));
+                } else if is_late {
+                    succession.miss(rank, silence(rank, seat.is_still(), since.elapsed()));
+                }
+            }
+            return self.reign_when_complete();
+        }
+        let is_due = self.vigil.next_look().is_some_and(|at| at <= now);
+        let Phase::Running(ledger) = &mut self.phase else { return };
+        if !is_due {
+            return;
+        }
+        self.vigil.look(now);
+        let mut mail = vec![(Audience::Everybody, FromRoot::Alive)];
+        let silent = self.vigil.silent();
+        for &(rank, silent_for) in &silent {
+            let is_still = ledger.seat(rank).is_some_and(|seat| seat.is_still());
+            ledger.depart(rank, silence(rank, is_still, silent_for), &mut mail);
+        }
+        self.post(mail);
+        if silent.is_empty() {
+            return;
+        }
+        // Should one of them wake up, it finds this, and knows that it was given up.
+        self.flush();
+        for (rank, _) in silent {
+            self.dismiss(rank);
+        }
+    }
+
+    /// Hangs up on a rank.
+    fn dismiss(&mut self, rank: Rank) {
+        self.vigil.forget(rank);
+        if let Some(token) = self.token_of.remove(&rank) {
+            self.guests.remove(&token);
+        }
+    }
+
+    fn welcome(&mut self, stream: TcpStream, knock: Knock) {
+        match knock {
+            Knock::Hello(hello) => self.seat(stream, &hello),
+            Knock::Return(who) => self.take_back(stream, &who),
+        }
+    }
+
+    fn admit(&mut self, rank: Rank, stream: TcpStream) -> Token {
         let token = self.next_token;
         self.next_token += 1;
-        let mut guest = Guest { rank: hello.rank, stream, inbox: Inbox::default(), outbox: Outbox::default() };
+        self.token_of.insert(rank, token);
+        self.guests.insert(token, Guest { rank, stream, inbox: Inbox::default(), outbox: Outbox::default() });
+        token
+    }
+
+    fn seat(&mut self, stream: TcpStream, hello: &Hello) {
         let admitted = match &mut self.phase {
-            Phase::Filling(seats) => seats.admit(hello, token),
-            Phase::Running(_) => Err(Refusal::NotHere(format!("rank {} comes when the job is complete", hello.rank))),
+            Phase::Filling(seats) => seats.admit(hello, self.next_token),
+            _ => Err(Refusal::NotHere(format!("rank {} comes when the job is complete", hello.rank))),
         };
         match admitted {
             Err(refusal) => {
                 tracing::warn!(?refusal, "a rank was turned away");
-                // One small frame into an empty socket: it goes at once or not at all.
-                if let Ok(frame) = wire::encode(&FromRoot::Refused(refusal)) {
-                    guest.outbox.push(Arc::new(frame));
-                    let _ = guest.outbox.flush(&guest.stream);
-                }
+                say(&stream, &FromRoot::Refused(refusal));
             }
             Ok(replaced) => {
                 if let Some(replaced) = replaced {
                     self.guests.remove(&replaced);
                 }
-                self.token_of.insert(guest.rank, token);
-                self.guests.insert(token, guest);
+                self.admit(hello.rank, stream);
                 self.start_when_full();
             }
         }
+    }
+
+    /// A rank that has lost its root.
+    fn take_back(&mut self, stream: TcpStream, who: &Return) {
+        let rank = who.rank;
+        let objection = match &mut self.phase {
+            Phase::Succeeding(succession, _) => succession.admit(rank).err(),
+            Phase::Running(ledger) => {
+                // The others go on already, without those who did not come in time.
+                let mut mail = Mail::new();
+                let what = "came back when the others had gone on without it".to_string();
+                ledger.depart(rank, Gone::Silent(what), &mut mail);
+                let how = ledger.fate(rank).cloned();
+                self.post(mail);
+                self.dismiss(rank);
+                how
+            }
+            Phase::Filling(_) => Some(Gone::Silent("is not of this job".into())),
+        };
+        match objection {
+            Some(how) => say(&stream, &FromRoot::Gone { rank, how }),
+            None => _ = self.admit(rank, stream),
+        }
+    }
+
+    /// Begins to reign if everybody who lives is here.
+    fn reign_when_complete(&mut self) {
+        let Phase::Succeeding(succession, _) = &mut self.phase else { return };
+        if !succession.absent().is_empty() {
+            return;
+        }
+        // Nothing is in it any more once it is taken; the phase changes two lines below.
+        let succession = std::mem::replace(&mut **succession, Succession::nobodys());
+        let (ledger, mail) = succession.conclude(self.process);
+        self.phase = Phase::Running(Box::new(ledger));
+        self.watch_all();
+        self.post(mail);
+    }
+
+    fn watch_all(&mut self) {
+        self.vigil = Vigil::new(self.rhythm, Instant::now());
+        self.guests.values().for_each(|guest| self.vigil.hear(guest.rank));
     }
 
     fn start_when_full(&mut self) {
         let Phase::Filling(seats) = &self.phase else { return };
         if seats.is_full() {
             let beside_root = seats.beside(self.process);
+            self.rhythm = seats.rhythm();
             self.phase = Phase::Running(Box::new(Ledger::new(seats.world())));
+            self.watch_all();
             self.post(vec![(Audience::Everybody, FromRoot::Start { beside_root })]);
         }
     }
@@ -165,6 +311,7 @@ impl Root {
             Ok(false) => Some("closed its control connection without a goodbye".to_string()),
             Err(error) => Some(format!("lost its control connection ({error})")),
         };
+        self.vigil.hear(guest.rank);
         loop {
             let Some(guest) = self.guests.get_mut(&token) else { return };
             let message = match guest.inbox.next::<ToRoot>() {
@@ -173,14 +320,19 @@ impl Root {
                 Err(error) => return self.lose(token, &format!("sent what makes no sense ({error})")),
             };
             let rank = guest.rank;
-            let Phase::Running(ledger) = &mut self.phase else {
-                return self.lose(token, "spoke before the job started");
-            };
+            if let ToRoot::Deposed { is_certain } = message {
+                return self.given_up_by(rank, is_certain);
+            }
             let leaver = if message == ToRoot::Bye { self.guests.remove(&token) } else { None };
             let mut mail = Mail::new();
-            ledger.receive(rank, message, &mut mail);
+            match &mut self.phase {
+                Phase::Running(ledger) => ledger.receive(rank, message, &mut mail),
+                Phase::Succeeding(succession, _) => succession.hear(rank, message),
+                Phase::Filling(_) => return self.lose(token, "spoke before the job started"),
+            }
             self.post(mail);
             if leaver.is_some() {
+                self.vigil.forget(rank);
                 // The others are told before the leaver sees its connection close: its process may end right after.
                 self.flush();
             }
@@ -193,17 +345,35 @@ impl Root {
     /// The connection of a guest is of no more use.
     fn lose(&mut self, token: Token, what: &str) {
         let Some(guest) = self.guests.remove(&token) else { return };
+        self.vigil.forget(guest.rank);
         match &mut self.phase {
             Phase::Filling(seats) => {
                 tracing::warn!(rank = guest.rank, what, "a rank went away before the job started; it may come back");
                 seats.vacate(token);
             }
+            Phase::Succeeding(succession, _) => succession.vacate(guest.rank),
             Phase::Running(ledger) => {
                 let mut mail = Mail::new();
                 ledger.depart(guest.rank, Gone::Dead(what.to_string()), &mut mail);
                 self.post(mail);
             }
         }
+    }
+
+    /// `rank` did not hear this root for too long, and looks for another.
+    fn given_up_by(&mut self, rank: Rank, is_certain: bool) {
+        self.dismiss(rank);
+        let Phase::Running(ledger) = &mut self.phase else { return };
+        let mut mail = Mail::new();
+        ledger.depart(rank, Gone::Silent("has given up the root".into()), &mut mail);
+        // Seen to be stopped, this process was taken for dead. Else it may go on, if enough still follow.
+        if is_certain || !ledger.may_go_on() {
+            tracing::warn!("this root was silent, and the others have given it up");
+            self.is_deposed = true;
+            mail = vec![(Audience::Everybody, FromRoot::Deposed)];
+        }
+        self.post(mail);
+        self.flush();
     }
 
     /// Puts mail into the outboxes of those who are still here.
@@ -245,5 +415,13 @@ impl Root {
 impl Guest {
     fn interest(&self) -> PollFlags {
         if self.outbox.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT }
+    }
+}
+
+/// True when the process of that rank is known to be gone: its host answers, and nobody listens.
+fn refuses(seat: &super::roster::Seat) -> bool {
+    match TcpStream::connect_timeout(&seat.door, PROBE_TIMEOUT) {
+        Ok(_) => false,
+        Err(error) => error.kind() == ErrorKind::ConnectionRefused,
     }
 }

@@ -1,6 +1,7 @@
 //! Who may take part: one seat a rank, given once, before the job starts.
 #![forbid(unsafe_code)]
 
+use super::vigil::Rhythm;
 use super::wire::{CONTROL_VERSION, Hello, MAX_WORLD, Refusal};
 use super::{Seconds, deadline_after};
 use crate::error::Error;
@@ -16,6 +17,7 @@ struct Seat {
     token: Token,
     nonce: u64,
     process: u64,
+    rhythm: Rhythm,
     patience: Patience,
 }
 
@@ -79,7 +81,8 @@ impl Seats {
             deadline: deadline_after(Duration::from_millis(hello.remaining_ms)),
             timeout: Duration::from_millis(hello.timeout_ms),
         };
-        self.taken.insert(rank, Seat { token, nonce: hello.nonce, process: hello.process, patience });
+        self.taken
+            .insert(rank, Seat { token, nonce: hello.nonce, process: hello.process, rhythm: hello.rhythm, patience });
         Ok(replaced)
     }
 
@@ -97,6 +100,12 @@ impl Seats {
 
     pub(super) fn world(&self) -> usize {
         self.world
+    }
+
+    /// The slowest that a rank wishes for, should they differ.
+    pub(super) fn rhythm(&self) -> Rhythm {
+        let slowest = self.taken.values().map(|seat| seat.rhythm).max_by_key(|rhythm| rhythm.timeout);
+        slowest.unwrap_or_default()
     }
 
     /// The ranks that live in `process`.
@@ -132,6 +141,7 @@ mod tests {
             world,
             process: rank as u64 / 2,
             nonce: rank as u64,
+            rhythm: Rhythm::default(),
             timeout_ms: 5000,
             remaining_ms: 4000 - rank as u64,
         }

@@ -8,19 +8,21 @@
 //! skipped, so that a rank that slept through a change of membership can do no harm.
 #![forbid(unsafe_code)]
 
+use super::roster::{Roster, Seat};
+use super::vigil::Rhythm;
 use crate::error::{Error, Result, Signature};
 use crate::types::Rank;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 /// The only membership generation so far.
 pub(super) const EPOCH: u32 = 0;
 /// Version of the messages below; both ends of a connection must have the same.
-pub(super) const CONTROL_VERSION: u16 = 1;
+pub(super) const CONTROL_VERSION: u16 = 2;
 /// What one rank may contribute to an exchange.
 pub const MAX_CONTRIBUTION_BYTES: usize = 1 << 20;
 /// Largest frame that is believed.
@@ -29,6 +31,39 @@ pub(super) const MAX_FRAME_BYTES: usize = 4 << 20;
 pub(super) const MAX_WORLD: usize = 1 << 20;
 
 const LENGTH_BYTES: usize = 4;
+
+/// The first words on a connection, inside the handshake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Knock {
+    /// A rank of a job that has not started.
+    Hello(Hello),
+    /// A rank of a job that runs, whose root is gone: is the next one here?
+    Return(Return),
+}
+
+/// Says who comes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Return {
+    /// [`CONTROL_VERSION`] of the rank.
+    pub version: u16,
+    /// Which job it belongs to.
+    pub job: [u8; 16],
+    /// Who it is.
+    pub rank: Rank,
+    /// The reign that has ended, as far as it knows.
+    pub reign: u32,
+}
+
+/// What a rank knows that the next root must know too.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Report {
+    /// Who is gone, and how.
+    pub gone: Vec<(Rank, Gone)>,
+    /// Communicators that have failed.
+    pub revoked: Vec<(u64, Error)>,
+    /// Exchanges whose outcome it has; others may still wait for it.
+    pub finished: Vec<ExchangeId>,
+}
 
 /// The first words of a rank, inside the handshake.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +80,8 @@ pub(super) struct Hello {
     pub process: u64,
     /// Drawn for this join: a second connection with the same nonce is the same rank trying again.
     pub nonce: u64,
+    /// How often it will say that it lives, and how long it lets others be silent.
+    pub rhythm: Rhythm,
     /// How long its join may take in all.
     pub timeout_ms: u64,
     /// How much of that is left.
@@ -85,6 +122,16 @@ pub(super) enum ToRoot {
     Stalled { comm: u64, rank: Rank, signature: Signature, waiting_for: Vec<Rank> },
     /// It found a data link to that rank broken.
     Lost { rank: Rank, what: String },
+    /// Where it can be found if the root is gone.
+    Seat(Seat),
+    /// It lives.
+    Alive,
+    /// It has come back from a root that is gone. What it was waiting for follows.
+    Report(Report),
+    /// The outcome of an exchange that it was asked for.
+    Recalled { exchange: ExchangeId, parts: Parts },
+    /// It has given up this root, which fell silent, and looks for another; `is_certain` when it was seen to be stopped.
+    Deposed { is_certain: bool },
     /// It leaves in good order; nothing follows.
     Bye,
 }
@@ -104,11 +151,49 @@ pub(super) enum FromRoot {
     ExchangeFailed { exchange: ExchangeId, error: ExchangeError },
     /// A communicator failed.
     Revoked { comm: u64, error: Error },
-    /// A rank is gone without a goodbye.
-    Lost { rank: Rank, what: String },
-    /// A rank left in good order.
-    Left { rank: Rank },
+    /// A rank is gone. It may be the one that is told: the others have given it up.
+    Gone { rank: Rank, how: Gone },
+    /// Where ranks can be found if the root is gone: all of them at first, later those who join.
+    Roster(Roster),
+    /// The root lives.
+    Alive,
+    /// The root is the successor of one that is gone. `beside_root` are the ranks in its process.
+    Reign { reign: u32, beside_root: Vec<Rank> },
+    /// This rank has the outcome of an exchange that others still wait for.
+    Recall { exchange: ExchangeId },
+    /// Not this process is the root but the one at that address.
+    Elsewhere { address: SocketAddr },
+    /// The root was given up by others while it was silent, and so was its process.
+    Deposed,
 }
+
+/// How a rank went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Gone {
+    /// Said goodbye.
+    Left,
+    /// Its process has ended, or is stopped and will be told before it goes on.
+    Dead(String),
+    /// It cannot be reached, or was given up; its process may live.
+    Silent(String),
+}
+
+impl Gone {
+    pub(super) fn words(&self) -> String {
+        match self {
+            Gone::Left => "left".to_string(),
+            Gone::Dead(what) | Gone::Silent(what) => what.clone(),
+        }
+    }
+
+    /// It will not act any more.
+    pub(super) fn is_certain(&self) -> bool {
+        !matches!(self, Gone::Silent(_))
+    }
+}
+
+/// Of each member of an exchange, what it contributed, if it lived to.
+pub(super) type Parts = Vec<Option<Vec<u8>>>;
 
 /// Why an exchange failed, the same for all its members.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,6 +226,8 @@ pub(super) fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
 pub(super) struct Inbox {
     bytes: Vec<u8>,
     consumed_bytes: usize,
+    /// Everything that ever came.
+    received_bytes: u64,
 }
 
 impl Inbox {
@@ -155,10 +242,18 @@ impl Inbox {
         self.bytes.truncate(filled_bytes + outcome.as_ref().copied().unwrap_or(0));
         match outcome {
             Ok(0) => Ok(false),
-            Ok(_) => Ok(true),
+            Ok(read_bytes) => {
+                self.received_bytes += read_bytes as u64;
+                Ok(true)
+            }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(true),
             Err(error) => Err(error),
         }
+    }
+
+    /// How much has ever come.
+    pub(super) fn received_bytes(&self) -> u64 {
+        self.received_bytes
     }
 
     /// The next whole message of this epoch. An error when the peer does not speak our language.
@@ -224,7 +319,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn decode(bytes: &[u8]) -> Result<Vec<ToRoot>> {
-        let mut inbox = Inbox { bytes: bytes.to_vec(), consumed_bytes: 0 };
+        let mut inbox = Inbox { bytes: bytes.to_vec(), ..Inbox::default() };
         std::iter::from_fn(|| inbox.next().transpose()).collect()
     }
 
@@ -251,7 +346,7 @@ mod tests {
             let _ = decode(&bytes);
             let framed = [&(bytes.len() as u32).to_le_bytes()[..], &bytes].concat();
             let _ = decode(&framed);
-            let _ = postcard::from_bytes::<Hello>(&bytes);
+            let _ = postcard::from_bytes::<Knock>(&bytes);
             let _ = postcard::from_bytes::<FromRoot>(&bytes);
         }
 

@@ -121,7 +121,7 @@ impl Communicator {
             Some(launch) => launch.config(options.init_timeout, options.interface.clone()),
             None => config(alone()?, 0, 1, &options),
         };
-        Communicator::join(config, options)
+        Communicator::join(Config { port_range: options.port_range, rhythm: options.rhythm(), ..config }, options)
     }
 
     /// Joins as `rank` of `world` the job that `id` names. Blocks until all ranks have, at most
@@ -358,7 +358,8 @@ fn regroup(hosts: &[Vec<Rank>], members: &[Rank]) -> Vec<Vec<Rank>> {
 }
 
 fn config(root: Root, rank: Rank, world: usize, options: &Options) -> Config {
-    Config { root, rank, world, timeout: options.init_timeout, iface: options.interface.clone() }
+    let config = Config::new(root, rank, world, options.init_timeout, options.interface.clone());
+    Config { port_range: options.port_range, rhythm: options.rhythm(), ..config }
 }
 
 /// The meeting place of a world of one, which nobody else can find.

@@ -1,6 +1,7 @@
 //! What a user may set, in code or through `ROUNDEL_*`.
 #![forbid(unsafe_code)]
 
+use crate::bootstrap::Rhythm;
 use crate::error::{Error, Result};
 use crate::schedule::catalogue::Algorithm;
 use crate::topology::TransportChoice;
@@ -18,6 +19,8 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// |---|---|---|
 /// | `timeout` | `ROUNDEL_TIMEOUT_MS` | 300 000 |
 /// | `init_timeout` | `ROUNDEL_INIT_TIMEOUT_MS` | 120 000 |
+/// | `heartbeat` | `ROUNDEL_HEARTBEAT_MS`, 0: off | 100 |
+/// | `heartbeat_timeout` | `ROUNDEL_HEARTBEAT_TIMEOUT_MS` | 1 000 |
 /// | `transport` | `ROUNDEL_TRANSPORT` = `auto`, `memory`, `shm`, `tcp` | `auto` |
 /// | `algorithm` | `ROUNDEL_ALGO` = `ring`, `tree`, ... | by size and topology |
 /// | `channels` | `ROUNDEL_CHANNELS` | 1 |
@@ -41,6 +44,11 @@ pub struct Options {
     pub timeout: Duration,
     /// How long to wait for all ranks to turn up.
     pub init_timeout: Duration,
+    /// How often each rank says that it lives, from a thread that the application does not stop; zero: never, and then
+    /// only ranks whose process ends are missed.
+    pub heartbeat: Duration,
+    /// A rank that is silent for so long is given up: it is frozen, cut off, or its machine has no time for it.
+    pub heartbeat_timeout: Duration,
     /// How ranks reach each other.
     pub transport: TransportChoice,
     /// The algorithm for every collective that it can do.
@@ -69,6 +77,8 @@ impl Default for Options {
         Options {
             timeout: Duration::from_secs(300),
             init_timeout: Duration::from_secs(120),
+            heartbeat: Rhythm::default().interval,
+            heartbeat_timeout: Rhythm::default().timeout,
             transport: TransportChoice::Auto,
             algorithm: None,
             channels: 1,
@@ -85,9 +95,11 @@ impl Default for Options {
 
 impl Options {
     /// The names that [`Options::set`] knows. `ROUNDEL_` and the name in capitals is the variable.
-    pub const NAMES: [&str; 12] = [
+    pub const NAMES: [&str; 14] = [
         "timeout_ms",
         "init_timeout_ms",
+        "heartbeat_ms",
+        "heartbeat_timeout_ms",
         "transport",
         "algo",
         "channels",
@@ -132,6 +144,8 @@ impl Options {
         match name {
             "timeout_ms" => self.timeout = millis()?,
             "init_timeout_ms" => self.init_timeout = millis()?,
+            "heartbeat_ms" => self.heartbeat = millis()?,
+            "heartbeat_timeout_ms" => self.heartbeat_timeout = millis()?,
             "transport" => self.transport = parse(name, value, "auto, memory, shm or tcp")?,
             "algo" => self.algorithm = Some(parse(name, value, &Algorithm::ALL.map(Algorithm::name).join(", "))?),
             "channels" => self.channels = parse(name, value, "a number from 1 to 16")?,
@@ -150,6 +164,10 @@ impl Options {
         Ok(())
     }
 
+    pub(super) fn rhythm(&self) -> Rhythm {
+        Rhythm { interval: self.heartbeat, timeout: self.heartbeat_timeout }
+    }
+
     /// Whether the values make sense together.
     pub fn check(&self) -> Result<()> {
         let rule = |good: bool, what: &str| if good { Ok(()) } else { Err(Error::invalid(what)) };
@@ -160,6 +178,10 @@ impl Options {
         rule(
             self.timeout.max(self.init_timeout) <= LONGEST_TIMEOUT,
             "a timeout of more than ten years (ROUNDEL_TIMEOUT_MS, ROUNDEL_INIT_TIMEOUT_MS)",
+        )?;
+        rule(
+            self.heartbeat_timeout >= 3 * self.heartbeat && !self.heartbeat_timeout.is_zero(),
+            "a rank may be silent for at least three heartbeats (ROUNDEL_HEARTBEAT_MS, ROUNDEL_HEARTBEAT_TIMEOUT_MS)",
         )?;
         rule(
             (64 << 10..=1 << 30).contains(&self.stage_bytes),

@@ -1,0 +1,168 @@
+//! When the root is gone: find the next one, or be it.
+//!
+//! Everybody knows the same row of heirs: the ranks, from the lowest. So everybody knocks at the first that is not known
+//! to be gone, and the first itself takes over. A process that has ended refuses the connection, and the next in the row
+//! is tried at once; one that is frozen or cut off does not answer within the time of silence, and is given up.
+//!
+//! ```text
+//!   root was beside rank 0, rank 1 has died too:    2 --refused--> 1     2 takes over
+//!                                                   3 --refused--> 1,  3 ----------> 2
+//! ```
+//!
+//! A rank that is wrong about the root (it was cut off, or slept) hears so from whomever it knocks at.
+#![forbid(unsafe_code)]
+
+use super::knowledge::Event;
+use super::member::Shared;
+use super::root;
+use super::standby::{Standby, silence};
+use super::vigil::Rhythm;
+use super::wire::{CONTROL_VERSION, FromRoot, Gone, Inbox, Knock, Return};
+use super::{prepare, sleep_until};
+use crate::error::{Error, Result};
+use crate::transport::tcp::{Secret, handshake};
+use nix::poll::{PollFd, PollFlags};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Between two knocks at a door that was just being opened.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// How this rank's job knows itself.
+pub(super) struct Creed {
+    pub secret: Secret,
+    pub job: [u8; 16],
+    pub rhythm: Rhythm,
+    /// This process ([`crate::topology::detect::process_id`]).
+    pub process: u64,
+}
+
+/// How a knock ended.
+enum Answer {
+    /// This is the root, and it has said so.
+    Root(TcpStream, Inbox),
+    /// The root is there.
+    Elsewhere(SocketAddr),
+    /// The others have given this rank up.
+    Expelled(Gone),
+    /// Nobody listens: the process has ended.
+    NobodyThere,
+    /// Nothing that can be used; the door may be changing hands.
+    Nothing,
+}
+
+/// The next root, once it reigns. `what` is how the connection to the last one ended. An error when this rank is not of the
+/// job any more, or `is_enough` says so.
+pub(super) fn seek(
+    shared: &Shared,
+    creed: &Creed,
+    standby: &mut Standby,
+    what: &str,
+    is_enough: &dyn Fn() -> bool,
+) -> Result<(Arc<TcpStream>, Inbox)> {
+    // Whoever is not silent answers within this time; a successor waits as long for those who are late.
+    let patience = creed.rhythm.timeout;
+    let mut tried: Option<(crate::types::Rank, Instant)> = None;
+    loop {
+        if let Some(how) = shared.knows(|knowledge| knowledge.expelled().cloned()) {
+            let what = format!("was given up by the others: it {}", how.words());
+            return Err(Error::PeerLost { suspects: vec![shared.rank], what, during: None });
+        }
+        if is_enough() {
+            return Err(Error::bootstrap("this rank leaves, and the root is gone"));
+        }
+        let Some((heir, seat)) = shared.knows(|knowledge| knowledge.heirs().into_iter().next()) else {
+            return Err(Error::bootstrap("the root service is gone, and no rank knows another yet"));
+        };
+        let since = match tried {
+            Some((rank, since)) if rank == heir => since,
+            _ => Instant::now(),
+        };
+        tried = Some((heir, since));
+        if heir == shared.rank
+            && let Some((listeners, parked)) = standby.hand_over()
+        {
+            root::succeed(listeners, parked, creed, shared.knows(root::Inheritance::of))?;
+        }
+        let mut answer = knock(shared, creed, seat.door, patience);
+        if let Answer::Elsewhere(address) = answer {
+            answer = knock(shared, creed, address, patience);
+        }
+        match answer {
+            Answer::Root(stream, inbox) => return Ok((Arc::new(stream), inbox)),
+            Answer::Expelled(how) => shared.announce(Event::Gone(shared.rank, how)),
+            // Now it is certain that the root's process has ended, and with it all its ranks.
+            Answer::NobodyThere if shared.knows(|knowledge| knowledge.was_beside_root(heir)) => {
+                shared.lose_root(Some(&Gone::Dead(what.to_string())));
+            }
+            Answer::NobodyThere if heir != shared.rank => {
+                let what = "ended while the next root was being looked for".to_string();
+                shared.announce(Event::Gone(heir, Gone::Dead(what)));
+            }
+            _ if since.elapsed() > patience && heir != shared.rank => {
+                shared.announce(Event::Gone(heir, silence(heir, seat.is_still(), since.elapsed())));
+            }
+            _ if since.elapsed() > 3 * patience => {
+                return Err(Error::bootstrap("this rank could not take over from the root that is gone"));
+            }
+            _ => std::thread::sleep(PAUSE),
+        }
+    }
+}
+
+fn knock(shared: &Shared, creed: &Creed, door: SocketAddr, patience: Duration) -> Answer {
+    let stream = match TcpStream::connect_timeout(&door, patience) {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Answer::NobodyThere,
+        Err(_) => return Answer::Nothing,
+    };
+    match talk(shared, creed, stream, patience) {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::debug!(rank = shared.rank, %door, %error, "no root here yet");
+            Answer::Nothing
+        }
+    }
+}
+
+fn talk(shared: &Shared, creed: &Creed, stream: TcpStream, patience: Duration) -> Result<Answer> {
+    let unprepared = |error| Error::system("preparing a control connection", error);
+    prepare(&stream).map_err(unprepared)?;
+    let who = Return {
+        version: CONTROL_VERSION,
+        job: creed.job,
+        rank: shared.rank,
+        reign: shared.knows(|knowledge| knowledge.reign()),
+    };
+    let knock = postcard::to_stdvec(&Knock::Return(who))
+        .map_err(|error| Error::bootstrap(format!("a knock that cannot be encoded: {error}")))?;
+    handshake::initiate(&stream, &creed.secret, &knock, Instant::now() + patience)?;
+    stream.set_nonblocking(true).map_err(unprepared)?;
+    // The successor waits for all who are not known to be gone, as long as they may be silent, before it reigns.
+    let deadline = Instant::now() + 2 * patience + Duration::from_millis(500);
+    let mut inbox = Inbox::default();
+    loop {
+        match inbox.next::<FromRoot>()? {
+            Some(reign @ FromRoot::Reign { .. }) => {
+                shared.hear(reign);
+                return Ok(Answer::Root(stream, inbox));
+            }
+            Some(FromRoot::Elsewhere { address }) => return Ok(Answer::Elsewhere(address)),
+            Some(FromRoot::Gone { rank, how }) if rank == shared.rank => return Ok(Answer::Expelled(how)),
+            Some(FromRoot::Alive) => continue,
+            Some(_) => return Ok(Answer::Nothing),
+            None => {}
+        }
+        if Instant::now() >= deadline {
+            return Ok(Answer::Nothing);
+        }
+        sleep_until(&mut [PollFd::new(stream.as_fd(), PollFlags::POLLIN)], Some(deadline));
+        let lost = |error| Error::system("waiting for the next root", error);
+        if !inbox.fill(&stream).map_err(lost)? {
+            return Ok(Answer::Nothing);
+        }
+    }
+}

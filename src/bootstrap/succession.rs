@@ -1,0 +1,208 @@
+//! Between two reigns: the next root waits for the ranks that live, and puts together what they know.
+//!
+//! A rank brings who is gone, what has failed, which exchanges are over, and what it still waits for. When all have come,
+//! or those who have not are found dead or stay silent for too long, the reign begins with a ledger as if the old root had
+//! written it: reports are read first, so that an exchange that is over for one is not begun again for another.
+#![forbid(unsafe_code)]
+
+use super::knowledge::Knowledge;
+use super::ledger::{Audience, Ledger, Mail};
+use super::roster::{Roster, Seat};
+use super::wire::{FromRoot, Gone, ToRoot};
+use crate::types::Rank;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the next root knows itself.
+#[derive(Debug, Clone)]
+pub(super) struct Inheritance {
+    roster: Roster,
+    gone: BTreeMap<Rank, Gone>,
+    /// The reign that has ended.
+    reign: u32,
+}
+
+impl Inheritance {
+    pub(super) fn of(knowledge: &Knowledge) -> Inheritance {
+        Inheritance { roster: knowledge.roster().clone(), gone: knowledge.gone().clone(), reign: knowledge.reign() }
+    }
+}
+
+/// The time until the reign begins.
+pub(super) struct Succession {
+    inheritance: Inheritance,
+    arrived: BTreeSet<Rank>,
+    /// What they have said, in order.
+    heard: Vec<(Rank, ToRoot)>,
+}
+
+impl Succession {
+    pub(super) fn new(inheritance: Inheritance) -> Succession {
+        Succession { inheritance, arrived: BTreeSet::new(), heard: Vec::new() }
+    }
+
+    /// What is left where a succession was taken away.
+    pub(super) fn nobodys() -> Succession {
+        Succession::new(Inheritance { roster: Roster::new(), gone: BTreeMap::new(), reign: 0 })
+    }
+
+    /// `rank` is here, for the first time or again. What is against it, if something is.
+    pub(super) fn admit(&mut self, rank: Rank) -> Result<(), Gone> {
+        if !self.inheritance.roster.contains_key(&rank) {
+            return Err(Gone::Silent("is not known to the ranks that live".into()));
+        }
+        if let Some(how) = self.inheritance.gone.get(&rank) {
+            return Err(how.clone());
+        }
+        // What it said on an earlier connection it says again.
+        self.heard.retain(|(from, _)| *from != rank);
+        self.arrived.insert(rank);
+        Ok(())
+    }
+
+    /// The connection of a rank is gone; it may come back.
+    pub(super) fn vacate(&mut self, rank: Rank) {
+        let has_left = self.heard.iter().any(|(from, message)| *from == rank && *message == ToRoot::Bye);
+        if !has_left {
+            self.arrived.remove(&rank);
+        }
+    }
+
+    pub(super) fn hear(&mut self, from: Rank, message: ToRoot) {
+        self.heard.push((from, message));
+    }
+
+    /// `rank` will not come.
+    pub(super) fn miss(&mut self, rank: Rank, how: Gone) {
+        self.inheritance.gone.entry(rank).or_insert(how);
+    }
+
+    /// Who may still come.
+    pub(super) fn absent(&self) -> Vec<(Rank, Seat)> {
+        let Inheritance { roster, gone, .. } = &self.inheritance;
+        let absent = roster.iter().filter(|(rank, _)| !gone.contains_key(rank) && !self.arrived.contains(rank));
+        absent.map(|(rank, seat)| (*rank, seat.clone())).collect()
+    }
+
+    /// The reign begins, in the process `process`: what is known from now on, and what everybody is told first.
+    pub(super) fn conclude(self, process: u64) -> (Ledger, Mail) {
+        let Inheritance { roster, gone, reign } = self.inheritance;
+        let beside_root = roster.iter().filter(|(_, seat)| seat.process == process).map(|(rank, _)| *rank).collect();
+        let mut mail = vec![(Audience::Everybody, FromRoot::Reign { reign: reign + 1, beside_root })];
+        let mut ledger = Ledger::inherit(roster);
+        for (rank, how) in gone {
+            ledger.depart(rank, how, &mut mail);
+        }
+        let (reports, rest): (Vec<_>, Vec<_>) =
+            self.heard.into_iter().partition(|(_, message)| matches!(message, ToRoot::Report(_)));
+        for (from, message) in reports.into_iter().chain(rest) {
+            ledger.receive(from, message, &mut mail);
+        }
+        (ledger, mail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bootstrap::wire::{ExchangeId, Report, Terms};
+
+    const EXCHANGE: ExchangeId = [4; 16];
+
+    fn seat(rank: Rank) -> Seat {
+        Seat {
+            door: ([127, 0, 0, 1], 1000 + rank as u16).into(),
+            process: rank as u64,
+            pid: 1,
+            process_table: String::new(),
+        }
+    }
+
+    /// After the root beside rank 0 of `world` was killed.
+    fn succession(world: usize) -> Succession {
+        Succession::new(Inheritance {
+            roster: (0..world).map(|rank| (rank, seat(rank))).collect(),
+            gone: [(0, Gone::Dead("was killed".into()))].into(),
+            reign: 2,
+        })
+    }
+
+    fn report(finished: &[ExchangeId]) -> ToRoot {
+        ToRoot::Report(Report { finished: finished.to_vec(), ..Report::default() })
+    }
+
+    fn contribution(rank: Rank) -> ToRoot {
+        let members = vec![0, 1, 2, 3];
+        ToRoot::Contribute { exchange: EXCHANGE, members, terms: Terms::Living, bytes: vec![rank as u8] }
+    }
+
+    #[test]
+    fn it_waits_for_those_who_live() {
+        let mut succession = succession(4);
+        assert_eq!(succession.admit(0), Err(Gone::Dead("was killed".into())));
+        assert!(succession.admit(9).is_err(), "nobody knows it");
+        for rank in [1, 2, 3] {
+            assert_eq!(succession.absent().first().map(|(rank, _)| *rank), Some(rank));
+            assert_eq!(succession.admit(rank), Ok(()));
+        }
+        assert_eq!(succession.absent(), []);
+        succession.vacate(2);
+        succession.miss(2, Gone::Dead("too".into()));
+        assert_eq!(succession.absent(), []);
+        let (_, mail) = succession.conclude(1);
+        let everybody = |message| (Audience::Everybody, message);
+        assert_eq!(
+            mail,
+            [
+                everybody(FromRoot::Reign { reign: 3, beside_root: vec![1] }),
+                everybody(FromRoot::Gone { rank: 0, how: Gone::Dead("was killed".into()) }),
+                everybody(FromRoot::Gone { rank: 2, how: Gone::Dead("too".into()) }),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_exchange_that_is_over_for_one_is_recalled_for_the_others() {
+        let mut succession = succession(4);
+        for rank in [1, 2, 3] {
+            succession.admit(rank).unwrap();
+        }
+        // The contribution arrives before the report that says that it is over.
+        succession.hear(3, contribution(3));
+        succession.hear(3, report(&[]));
+        succession.hear(1, report(&[]));
+        succession.hear(1, contribution(1));
+        succession.hear(2, report(&[EXCHANGE]));
+        let (mut ledger, mail) = succession.conclude(1);
+        let recall = (Audience::Ranks(vec![2]), FromRoot::Recall { exchange: EXCHANGE });
+        assert_eq!(mail.iter().filter(|letter| **letter == recall).count(), 2);
+        assert!(!mail.iter().any(|(_, message)| matches!(message, FromRoot::Part { .. })));
+        let mut mail = Mail::new();
+        let parts = vec![Some(vec![0]), Some(vec![1]), Some(vec![2]), Some(vec![3])];
+        ledger.receive(2, ToRoot::Recalled { exchange: EXCHANGE, parts }, &mut mail);
+        assert_eq!(mail.len(), 4);
+        let first = FromRoot::Part { exchange: EXCHANGE, index: 0, bytes: Some(vec![0]) };
+        assert_eq!(mail[0], (Audience::Ranks(vec![3, 1]), first));
+    }
+
+    #[test]
+    fn when_those_who_know_an_outcome_die_too_it_is_held_again() {
+        let mut succession = succession(4);
+        for rank in [1, 2, 3] {
+            succession.admit(rank).unwrap();
+            succession.hear(rank, report(if rank == 2 { &[EXCHANGE] } else { &[] }));
+        }
+        succession.hear(1, contribution(1));
+        succession.hear(3, contribution(3));
+        let (mut ledger, _) = succession.conclude(1);
+        let mut mail = Mail::new();
+        ledger.depart(2, Gone::Dead("just now".into()), &mut mail);
+        let parts: Vec<_> = mail
+            .iter()
+            .filter_map(|(_, message)| match message {
+                FromRoot::Part { bytes, .. } => Some(bytes.clone()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(parts, [None, Some(vec![1]), None, Some(vec![3])]);
+    }
+}
