@@ -154,7 +154,9 @@ impl Control {
         };
         let thread =
             std::thread::Builder::new().name("roundel-control".into()).spawn(move || ear.run()).map_err(no_link)?;
-        Ok(Arc::new(Control { shared, thread: Some(thread) }))
+        let control = Arc::new(Control { shared, thread: Some(thread) });
+        control.shared.wait_for_roster(deadline + GRACE)?;
+        Ok(control)
     }
 
     /// Who this is.

@@ -182,8 +182,13 @@ impl Job {
 
     /// `kill -9`, and when.
     pub fn kill(&mut self, rank: Rank) -> Duration {
+        self.signal(rank, Signal::SIGKILL)
+    }
+
+    /// Sends a signal, and says when.
+    pub fn signal(&mut self, rank: Rank, signal: Signal) -> Duration {
         let at = clock();
-        kill(self.pid(rank), Signal::SIGKILL).expect("our own child");
+        kill(self.pid(rank), signal).expect("our own child");
         at
     }
 

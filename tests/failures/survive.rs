@@ -1,6 +1,7 @@
 //! After a death the others go on: they shrink and their next call is right.
 
 use super::harness::{self, Job, RootIn, Scenario, clock, say};
+use nix::sys::signal::Signal;
 use roundel::{Communicator, Error, Rank, ReduceOp};
 use std::time::Duration;
 
@@ -23,7 +24,10 @@ fn survive(mut comm: Communicator) {
         };
         let told = clock();
         assert!(matches!(error, Error::PeerLost { .. }), "{error}");
-        comm = comm.shrink().unwrap_or_else(|error| panic!("rank {}: {error}", comm.rank()));
+        comm = match comm.shrink() {
+            Ok(rest) => rest,
+            Err(error) => return say(format_args!("expelled {error}")),
+        };
         let mut sum = [1u32 << comm.members()[comm.rank()]];
         comm.all_reduce_in_place(&mut sum, ReduceOp::Sum).unwrap();
         let members: u32 = comm.members().iter().map(|rank| 1 << rank).sum();
@@ -32,8 +36,24 @@ fn survive(mut comm: Communicator) {
     }
 }
 
-/// Kills `victims` one after the other, each when the others are at work again.
+/// What happens to a rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blow {
+    Killed,
+    /// And woken up when the others have gone on.
+    Stopped,
+}
+
 fn killed(world: usize, victims: &[Rank], transport: &str, root: RootIn) {
+    struck(Blow::Killed, world, victims, transport, root);
+}
+
+fn stopped(world: usize, victims: &[Rank], transport: &str, root: RootIn) {
+    struck(Blow::Stopped, world, victims, transport, root);
+}
+
+/// Strikes `victims` one after the other, each when the others are at work again.
+fn struck(blow: Blow, world: usize, victims: &[Rank], transport: &str, root: RootIn) {
     let _turn = harness::turn();
     let last = (world - victims.len()).to_string();
     let settings = [("ROUNDEL_TRANSPORT", transport), ("FAILURES_LAST", &last)];
@@ -41,7 +61,10 @@ fn killed(world: usize, victims: &[Rank], transport: &str, root: RootIn) {
     let mut living: Vec<Rank> = (0..world).collect();
     job.wait_for_all(&living, "ready");
     for &victim in victims {
-        let at = job.kill(victim);
+        let at = match blow {
+            Blow::Killed => job.kill(victim),
+            Blow::Stopped => job.signal(victim, Signal::SIGSTOP),
+        };
         living.retain(|rank| *rank != victim);
         let members: u32 = living.iter().map(|rank| 1 << rank).sum();
         let (mut told, mut shrunk) = (Duration::ZERO, Duration::ZERO);
@@ -52,11 +75,17 @@ fn killed(world: usize, victims: &[Rank], transport: &str, root: RootIn) {
             assert_eq!(numbers[2], u64::from(members));
         }
         println!(
-            "{world} ranks over {transport}, root in {root:?}, rank {victim} killed: all know after {:?}, the first result \
+            "{world} ranks over {transport}, root in {root:?}, rank {victim} {blow:?}: all know after {:?}, the first result \
              without it after {:?}",
             told.saturating_sub(at),
             shrunk.saturating_sub(at)
         );
+        if blow == Blow::Stopped {
+            job.signal(victim, Signal::SIGCONT);
+            let words = job.wait_for(victim, "expelled");
+            assert!(words.contains(&format!("rank {victim} ")), "it is told that it is the one: {words}");
+            job.succeed(&[victim]);
+        }
     }
     job.succeed(&living);
 }
@@ -68,5 +97,22 @@ fn one_after_the_other_over_shm() {
 
 #[test]
 fn one_after_the_other_over_tcp() {
-    killed(4, &[1, 2, 3], "tcp", RootIn::RankZero);
+    killed(4, &[0, 1, 2], "tcp", RootIn::RankZero);
+}
+
+#[test]
+fn the_root_and_its_heirs_over_shm() {
+    killed(5, &[0, 1, 4, 2], "shm", RootIn::RankZero);
+}
+
+#[test]
+fn the_stopped_are_left_behind_and_harm_nobody_when_they_wake() {
+    stopped(4, &[3, 0, 1], "shm", RootIn::RankZero);
+    stopped(3, &[2, 1], "tcp", RootIn::Parent);
+}
+
+#[test]
+fn of_two_either_may_be_stopped() {
+    stopped(2, &[0], "shm", RootIn::RankZero);
+    stopped(2, &[1], "tcp", RootIn::RankZero);
 }
