@@ -7,7 +7,8 @@
 
 use super::address::Root;
 use super::gate::Gate;
-use super::knowledge::Event;
+use super::invitation::Invitation;
+use super::knowledge::{Event, Knowledge};
 use super::listening::Ear;
 use super::member::{Link, Shared};
 use super::roster::Seat;
@@ -15,14 +16,14 @@ use super::seats::Patience;
 use super::seek::Creed;
 use super::standby::Standby;
 use super::vigil::Rhythm;
-use super::wire::{CONTROL_VERSION, Gone, Hello, MAX_WORLD, Terms, ToRoot};
-use super::{MAX_CONTRIBUTION_BYTES, deadline_after, join, root};
+use super::wire::{self, CONTROL_VERSION, Gone, Hello, Inbox, MAX_WORLD, Terms, ToRoot};
+use super::{MAX_CONTRIBUTION_BYTES, deadline_after, enlist, join, root};
 use crate::error::{Error, Result, Signature};
 use crate::topology::detect::process_id;
-use crate::transport::tcp::{PortRange, interface};
+use crate::transport::tcp::{PortRange, Secret, interface};
 use crate::types::Rank;
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -56,6 +57,26 @@ impl Config {
     }
 }
 
+/// What a newcomer may set.
+#[derive(Debug, Clone)]
+pub struct Enlisting {
+    /// As in [`Config`].
+    pub iface: Option<String>,
+    /// As in [`Config`].
+    pub port_range: Option<PortRange>,
+    /// As in [`Config`].
+    pub rhythm: Rhythm,
+}
+
+/// What a newcomer learns.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// The ranks that were admitted together, this one included.
+    pub recruits: Vec<Rank>,
+    /// What the members said to [`Control::grow`].
+    pub offer: Vec<u8>,
+}
+
 /// Hears what happens to the job. Called from the control thread, so it must be quick and must not wait for anything that
 /// the control plane does.
 pub trait Listener: Send + Sync {
@@ -71,6 +92,8 @@ pub trait Listener: Send + Sync {
 /// A rank's membership in its job. Cheap to share; usable from any thread.
 pub struct Control {
     shared: Arc<Shared>,
+    /// The secret and the name of the job, where there is somebody to share them with.
+    creed: Option<(Secret, [u8; 16])>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -95,7 +118,8 @@ impl Control {
         if world == 1 {
             let local_ip = chosen_ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
             return Ok(Arc::new(Control {
-                shared: Arc::new(Shared::new(rank, world, local_ip, vec![], None)),
+                shared: Arc::new(Shared::new(rank, world, local_ip, Knowledge::new(rank, vec![]), None)),
+                creed: None,
                 thread: None,
             }));
         }
@@ -136,27 +160,53 @@ impl Control {
             None if reached_from.is_loopback() && !root.is_loopback() => interface::resolve(None)?,
             None => reached_from,
         };
-        let stream = Arc::new(joined.stream);
-        let (link, woken) = Link::new(stream.clone()).map_err(no_link)?;
         let listener = interface::listen(local_ip, port_range)?;
         let seat = Seat::here(listener.local_addr().map_err(no_link)?, process)?;
-        let gate = Gate::new(vec![listener], root.secret().clone(), link.waker().map_err(no_link)?).map_err(no_link)?;
-        link.send(&ToRoot::Seat(seat));
-        let shared = Arc::new(Shared::new(rank, world, local_ip, joined.beside_root, Some(link)));
-        let ear = Ear {
-            shared: shared.clone(),
-            stream,
-            inbox: joined.inbox,
-            woken,
-            standby: Standby::new(gate, root.job()),
-            creed: Creed { secret: root.secret().clone(), job: root.job(), rhythm, process },
-            leave_by: None,
-        };
-        let thread =
-            std::thread::Builder::new().name("roundel-control".into()).spawn(move || ear.run()).map_err(no_link)?;
-        let control = Arc::new(Control { shared, thread: Some(thread) });
+        let creed = Creed { secret: root.secret().clone(), job: root.job(), rhythm, process };
+        let knowledge = Knowledge::new(rank, joined.beside_root);
+        let control = Control::settle(rank, world, joined.stream, joined.inbox, listener, creed, knowledge)?;
+        control.shared.link.iter().for_each(|link| link.send(&ToRoot::Seat(seat.clone())));
         control.shared.wait_for_roster(deadline + GRACE)?;
         Ok(control)
+    }
+
+    /// Joins a job that runs: waits until its members admit this newcomer. The rank that it is then, all who were admitted
+    /// with it, and the members' offer. After a failure that another attempt may mend it is tried again until the deadline.
+    pub fn enlist(invitation: &Invitation, terms: Enlisting, deadline: Instant) -> Result<(Arc<Control>, Admitted)> {
+        let Enlisting { iface, port_range, rhythm } = terms;
+        let chosen_ip = iface.as_deref().map(|iface| interface::resolve(Some(iface))).transpose()?;
+        let process = process_id()?;
+        let creed = Creed { secret: invitation.secret.clone(), job: invitation.job, rhythm, process };
+        let enlisted = enlist::enlist(invitation, &creed, chosen_ip, port_range, deadline)?;
+        let admission = enlisted.admission;
+        let (rank, world) = (admission.rank, admission.roster.len());
+        let knowledge = Knowledge::of_recruit(&admission);
+        let control =
+            Control::settle(rank, world, enlisted.stream, enlisted.inbox, enlisted.listener, creed, knowledge)?;
+        Ok((control, Admitted { recruits: admission.recruits, offer: admission.offer }))
+    }
+
+    /// Starts to listen, on a connection to a root that knows this rank.
+    fn settle(
+        rank: Rank,
+        world: usize,
+        stream: TcpStream,
+        inbox: Inbox,
+        listener: TcpListener,
+        creed: Creed,
+        knowledge: Knowledge,
+    ) -> Result<Arc<Control>> {
+        let local_ip = listener.local_addr().map_err(no_link)?.ip();
+        let stream = Arc::new(stream);
+        let (link, woken) = Link::new(stream.clone()).map_err(no_link)?;
+        let gate = Gate::new(vec![listener], creed.secret.clone(), link.waker().map_err(no_link)?).map_err(no_link)?;
+        let shared = Arc::new(Shared::new(rank, world, local_ip, knowledge, Some(link)));
+        let standby = Standby::new(gate, creed.job);
+        let job = Some((creed.secret.clone(), creed.job));
+        let ear = Ear { shared: shared.clone(), stream, inbox, woken, standby, creed, leave_by: None };
+        let thread =
+            std::thread::Builder::new().name("roundel-control".into()).spawn(move || ear.run()).map_err(no_link)?;
+        Ok(Arc::new(Control { shared, creed: job, thread: Some(thread) }))
     }
 
     /// Who this is.
@@ -164,7 +214,7 @@ impl Control {
         self.shared.rank
     }
 
-    /// How many ranks the job has.
+    /// How many ranks the job had when this one joined.
     pub fn world(&self) -> usize {
         self.shared.world
     }
@@ -189,6 +239,24 @@ impl Control {
         self.gather(tag, members, Terms::Living, mine, deadline)
     }
 
+    /// [`Control::exchange`] by which all who wait to join become ranks. Their numbers, the same on all members; none where
+    /// nobody waits. What the first of `members` gives is what the newcomers are told.
+    pub fn grow(&self, tag: u64, members: &[Rank], offer: Vec<u8>, deadline: Instant) -> Result<Vec<Rank>> {
+        if self.shared.link.is_none() {
+            return Ok(Vec::new());
+        }
+        let parts = self.gather(tag, members, Terms::Growing, offer, deadline)?;
+        Ok(wire::decode_ranks(parts.last().and_then(Option::as_deref).unwrap_or_default()))
+    }
+
+    /// What a newcomer needs to find this job, whichever of its ranks is the root then; none of a world that began with one
+    /// rank, which nobody can reach.
+    pub fn invitation(&self) -> Option<Invitation> {
+        let creed = self.creed.as_ref()?;
+        let doors = self.shared.knows(|known| known.heirs().into_iter().map(|(_, seat)| seat.door).collect());
+        Some(Invitation { secret: creed.0.clone(), job: creed.1, doors })
+    }
+
     fn gather(
         &self,
         tag: u64,
@@ -202,7 +270,8 @@ impl Control {
         if distinct.len() != members.len() || !distinct.contains(&shared.rank) {
             return Err(Error::invalid(format!("an exchange of rank {} among {members:?}", shared.rank)));
         }
-        if let Some(stranger) = members.iter().find(|member| **member >= shared.world) {
+        let is_known = |rank: Rank| rank < shared.world || shared.knows(|known| known.roster().contains_key(&rank));
+        if let Some(stranger) = members.iter().find(|member| !is_known(**member)) {
             return Err(Error::invalid(format!("an exchange with rank {stranger} in a world of {}", shared.world)));
         }
         if mine.len() > MAX_CONTRIBUTION_BYTES {
@@ -212,9 +281,16 @@ impl Control {
             )));
         }
         match &shared.link {
-            Some(link) if members.len() > 1 => shared.exchange(link, tag, members, terms, mine, deadline),
+            Some(link) if members.len() > 1 || terms == Terms::Growing => {
+                shared.exchange(link, tag, members, terms, mine, deadline)
+            }
             _ => Ok(vec![Some(mine)]),
         }
+    }
+
+    /// Ranks that are gone, in whatever way.
+    pub fn gone(&self) -> Vec<Rank> {
+        self.shared.knows(|known| known.gone().keys().copied().collect())
     }
 
     /// Tells all ranks that communicator `comm` has failed. If several say so, the first is heard, by everybody. Where the

@@ -27,6 +27,11 @@ impl Gathering {
         Gathering { members, terms, contributions: BTreeMap::new() }
     }
 
+    /// Whoever waits to join is to be admitted when it succeeds.
+    pub(super) fn grows(&self) -> bool {
+        self.terms == Terms::Growing
+    }
+
     pub(super) fn contribute(&mut self, from: Rank, bytes: Vec<u8>) {
         self.contributions.insert(from, bytes);
     }
@@ -48,7 +53,7 @@ impl Gathering {
     pub(super) fn prospect(&self, gone: &BTreeMap<Rank, Gone>) -> Prospect {
         match self.terms {
             // A member that has contributed is no longer needed: the others end up with its bytes, all of them.
-            Terms::All => match self.missing().find_map(|rank| Some((rank, gone.get(&rank)?))) {
+            Terms::All | Terms::Growing => match self.missing().find_map(|rank| Some((rank, gone.get(&rank)?))) {
                 Some((rank, how)) => Prospect::Fails(ExchangeError::Gone { rank, what: how.words() }),
                 None => self.complete(self.missing().next().is_none(), |_| true),
             },

@@ -7,7 +7,7 @@
 
 use super::recent::Recent;
 use super::roster::{Roster, Seat};
-use super::wire::{ExchangeError, ExchangeId, FromRoot, Gone, Parts, Report, ToRoot};
+use super::wire::{Admission, ExchangeError, ExchangeId, FromRoot, Gone, Parts, Report, ToRoot};
 use crate::error::Error;
 use crate::types::Rank;
 use std::collections::{BTreeMap, HashMap};
@@ -73,6 +73,16 @@ impl Knowledge {
             beside_root,
             reign: 0,
             is_deposed: false,
+        }
+    }
+
+    /// Of a newcomer: what it was told.
+    pub(super) fn of_recruit(admission: &Admission) -> Knowledge {
+        Knowledge {
+            gone: admission.gone.iter().cloned().collect(),
+            roster: admission.roster.clone(),
+            reign: admission.reign,
+            ..Knowledge::new(admission.rank, admission.beside_root.clone())
         }
     }
 
@@ -149,7 +159,11 @@ impl Knowledge {
             }
             FromRoot::Deposed => self.is_deposed = true,
             FromRoot::Alive => {}
-            FromRoot::Start { .. } | FromRoot::Refused(_) | FromRoot::Failed { .. } | FromRoot::Elsewhere { .. } => {
+            FromRoot::Start { .. }
+            | FromRoot::Refused(_)
+            | FromRoot::Failed { .. }
+            | FromRoot::Admitted(_)
+            | FromRoot::Elsewhere { .. } => {
                 tracing::debug!("the root says again how the join ended");
             }
         }

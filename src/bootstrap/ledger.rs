@@ -8,7 +8,7 @@ use super::gathering::{Gathering, Prospect};
 use super::quorum;
 use super::recent::Recent;
 use super::roster::{Roster, Seat};
-use super::wire::{ExchangeError, ExchangeId, FromRoot, Gone, Parts, Report, ToRoot};
+use super::wire::{Admission, ExchangeError, ExchangeId, FromRoot, Gone, Parts, Report, ToRoot, encode_ranks};
 use crate::error::{Error, Signature};
 use crate::types::{Collective, Rank};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -21,6 +21,8 @@ const REMEMBERED: usize = 4096;
 pub(super) enum Audience {
     Everybody,
     Ranks(Vec<Rank>),
+    /// The newcomer of that nonce, who is a rank from now on.
+    Recruit(u64),
 }
 
 /// Messages, in the order in which they are to be sent.
@@ -50,6 +52,8 @@ pub(super) struct Ledger {
     /// Ranks that everybody knows how to find.
     introduced: BTreeSet<Rank>,
     gone: BTreeMap<Rank, Gone>,
+    /// Who waits to join, by nonce.
+    recruits: BTreeMap<u64, Seat>,
     finished: HashMap<ExchangeId, Finished>,
     gatherings: HashMap<ExchangeId, Gathering>,
     failed_exchanges: Recent<ExchangeId, ExchangeError>,
@@ -65,6 +69,7 @@ impl Ledger {
             roster: Roster::new(),
             introduced: BTreeSet::new(),
             gone: BTreeMap::new(),
+            recruits: BTreeMap::new(),
             finished: HashMap::new(),
             gatherings: HashMap::new(),
             failed_exchanges: Recent::new(REMEMBERED),
@@ -82,6 +87,11 @@ impl Ledger {
     /// Where `rank` can be found.
     pub(super) fn seat(&self, rank: Rank) -> Option<&Seat> {
         self.roster.get(&rank)
+    }
+
+    /// The ranks that live in `process`.
+    pub(super) fn beside(&self, process: u64) -> Vec<Rank> {
+        self.roster.iter().filter(|(_, seat)| seat.process == process).map(|(rank, _)| *rank).collect()
     }
 
     /// How `rank` went, if it did.
@@ -116,6 +126,45 @@ impl Ledger {
             // Of concern to whoever holds the connection.
             ToRoot::Alive | ToRoot::Deposed { .. } => {}
         }
+    }
+
+    /// A newcomer waits to join.
+    pub(super) fn enlist(&mut self, nonce: u64, seat: Seat) {
+        self.recruits.insert(nonce, seat);
+    }
+
+    /// It waits no more.
+    pub(super) fn withdraw(&mut self, nonce: u64) {
+        self.recruits.remove(&nonce);
+    }
+
+    /// Makes ranks of all who wait. Their numbers.
+    fn admit(&mut self, offer: &[u8], mail: &mut Mail) -> Vec<Rank> {
+        let recruits = std::mem::take(&mut self.recruits);
+        let new: Vec<(Rank, u64, Seat)> =
+            recruits.into_iter().enumerate().map(|(index, (nonce, seat))| (self.world + index, nonce, seat)).collect();
+        let ranks: Vec<Rank> = new.iter().map(|(rank, ..)| *rank).collect();
+        if ranks.is_empty() {
+            return ranks;
+        }
+        let seats: Roster = new.iter().map(|(rank, _, seat)| (*rank, seat.clone())).collect();
+        mail.push((Audience::Everybody, FromRoot::Roster(seats.clone())));
+        self.world += ranks.len();
+        self.introduced.extend(seats.keys());
+        self.roster.extend(seats);
+        for (rank, nonce, _) in new {
+            let admission = Admission {
+                rank,
+                recruits: ranks.clone(),
+                offer: offer.to_vec(),
+                roster: self.roster.clone(),
+                gone: self.gone.iter().map(|(rank, how)| (*rank, how.clone())).collect(),
+                beside_root: Vec::new(),
+                reign: 0,
+            };
+            mail.push((Audience::Recruit(nonce), FromRoot::Admitted(Box::new(admission))));
+        }
+        ranks
     }
 
     /// Once everybody who lives can be found, everybody is told.
@@ -213,8 +262,14 @@ impl Ledger {
         match gathering.prospect(&self.gone) {
             Prospect::Waits => {}
             Prospect::Fails(error) => self.fail(exchange, error, mail),
-            Prospect::Succeeds(parts) => {
-                deliver(exchange, gathering.waiting(), parts, mail);
+            Prospect::Succeeds(mut parts) => {
+                let (waiting, grows) = (gathering.waiting(), gathering.grows());
+                if grows {
+                    let offer = parts.first().cloned().flatten().unwrap_or_default();
+                    let recruits = self.admit(&offer, mail);
+                    parts.push(Some(encode_ranks(&recruits)));
+                }
+                deliver(exchange, waiting, parts, mail);
                 self.gatherings.remove(&exchange);
             }
         }
@@ -463,5 +518,33 @@ mod tests {
             assert_eq!(depart(&mut told, rank, Gone::Dead("closed".into())), [], "no news");
         }
         assert_eq!(told.by(2, counted(2, &[0, 1, 2])).len(), 3);
+    }
+
+    #[test]
+    fn newcomers_get_the_next_numbers_when_the_members_admit_them() {
+        let mut told = world(2);
+        let seat = Seat { door: ([127, 0, 0, 1], 7).into(), process: 1, pid: 1, process_table: String::new() };
+        for nonce in [50, 40, 60] {
+            told.ledger.enlist(nonce, seat.clone());
+        }
+        told.ledger.withdraw(60);
+        let grow = |from: Rank| ToRoot::Contribute {
+            exchange: EXCHANGE,
+            members: vec![0, 1],
+            terms: Terms::Growing,
+            bytes: vec![from as u8],
+        };
+        assert_eq!(told.by(1, grow(1)), []);
+        let mail = told.by(0, grow(0));
+        let seats: Roster = [(2, seat.clone()), (3, seat.clone())].into();
+        assert_eq!(mail[0], (Audience::Everybody, FromRoot::Roster(seats)));
+        for (letter, (rank, nonce)) in mail[1..3].iter().zip([(2, 40), (3, 50)]) {
+            let (Audience::Recruit(to), FromRoot::Admitted(admission)) = letter else { panic!("{letter:?}") };
+            assert_eq!((*to, admission.rank), (nonce, rank));
+            assert_eq!((&admission.recruits[..], &admission.offer[..]), (&[2, 3][..], &[0][..]));
+        }
+        let numbers = FromRoot::Part { exchange: EXCHANGE, index: 2, bytes: Some(encode_ranks(&[2, 3])) };
+        assert_eq!(mail.last(), Some(&(Audience::Ranks(vec![0, 1]), numbers)));
+        assert!(!told.by(2, ToRoot::Revoke { comm: 5, error: Error::invalid("as good as any") }).is_empty());
     }
 }

@@ -22,6 +22,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// A rank's membership.
 pub(super) struct Shared {
     pub(super) rank: Rank,
+    /// Ranks of the job when this one joined.
     pub(super) world: usize,
     pub(super) local_ip: IpAddr,
     /// None in a world of one.
@@ -129,20 +130,8 @@ impl Line {
 }
 
 impl Shared {
-    pub(super) fn new(
-        rank: Rank,
-        world: usize,
-        local_ip: IpAddr,
-        beside_root: Vec<Rank>,
-        link: Option<Link>,
-    ) -> Shared {
-        let state = State {
-            leaving: false,
-            ended: None,
-            knowledge: Knowledge::new(rank, beside_root),
-            listeners: BTreeMap::new(),
-            next_listener: 0,
-        };
+    pub(super) fn new(rank: Rank, world: usize, local_ip: IpAddr, knowledge: Knowledge, link: Option<Link>) -> Shared {
+        let state = State { leaving: false, ended: None, knowledge, listeners: BTreeMap::new(), next_listener: 0 };
         Shared { rank, world, local_ip, link, state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -204,7 +193,8 @@ impl Shared {
         let exchange = exchange_id(tag, members);
         let contribution = ToRoot::Contribute { exchange, members: members.to_vec(), terms, bytes: mine };
         let mut state = lock(&self.state);
-        if !state.knowledge.begin(exchange, contribution.clone(), members.len()) {
+        let parts = members.len() + usize::from(terms == Terms::Growing);
+        if !state.knowledge.begin(exchange, contribution.clone(), parts) {
             return Err(Error::invalid(format!("exchange {tag} among {members:?} is already under way")));
         }
         // Under the lock that `follow` takes too: either the root hears it here, or the next one in its introduction.
@@ -238,7 +228,7 @@ impl Shared {
     pub(super) fn wait_for_roster(&self, deadline: Instant) -> Result<()> {
         let mut state = lock(&self.state);
         loop {
-            if state.knowledge.roster().len() == self.world {
+            if state.knowledge.roster().len() >= self.world {
                 return Ok(());
             }
             if let Some(error) = &state.ended {

@@ -26,8 +26,10 @@
 mod address;
 mod control;
 mod digest;
+mod enlist;
 mod gate;
 mod gathering;
+mod invitation;
 mod join;
 mod knowledge;
 pub mod launcher;
@@ -51,7 +53,8 @@ mod wire;
 mod tests;
 
 pub use address::{Root, RootAddr};
-pub use control::{Config, Control, Listener, Registration};
+pub use control::{Admitted, Config, Control, Enlisting, Listener, Registration};
+pub use invitation::Invitation;
 pub use launcher::Launch;
 pub use unique_id::UniqueId;
 pub use vigil::Rhythm;

@@ -14,13 +14,16 @@
 
 use super::gate::Gate;
 use super::ledger::{Audience, Ledger, Mail};
+use super::roster::Seat;
 use super::seats::{Patience, Seats, Token};
 use super::seek::Creed;
 use super::standby::{Parked, say, silence};
 pub(super) use super::succession::Inheritance;
 use super::succession::Succession;
 use super::vigil::{Rhythm, Vigil};
-use super::wire::{self, FromRoot, Gone, Hello, Inbox, Knock, Outbox, Refusal, Return, ToRoot};
+use super::wire::{
+    self, Admission, CONTROL_VERSION, Enlist, FromRoot, Gone, Hello, Inbox, Knock, Outbox, Refusal, Return, ToRoot,
+};
 use crate::error::{Error, Result};
 use crate::topology::detect::process_id;
 use crate::transport::tcp::Secret;
@@ -48,7 +51,7 @@ pub(super) fn start(
     expected: Option<(usize, Patience)>,
 ) -> Result<()> {
     let phase = Phase::Filling(Seats::new(job, expected));
-    let root = Root::new(listeners, secret, phase, Rhythm::default(), process_id()?)?;
+    let root = Root::new(listeners, secret, job, phase, Rhythm::default(), process_id()?)?;
     root.spawn()
 }
 
@@ -61,7 +64,7 @@ pub(super) fn succeed(
     inheritance: Inheritance,
 ) -> Result<()> {
     let phase = Phase::Succeeding(Box::new(Succession::new(inheritance)), Instant::now());
-    let mut root = Root::new(listeners, creed.secret.clone(), phase, creed.rhythm, creed.process)?;
+    let mut root = Root::new(listeners, creed.secret.clone(), creed.job, phase, creed.rhythm, creed.process)?;
     for Parked { stream, who, .. } in parked {
         root.welcome(stream, Knock::Return(who));
     }
@@ -83,14 +86,27 @@ struct Guest {
     outbox: Outbox,
 }
 
+/// Somebody who is no rank yet.
+struct Recruit {
+    stream: TcpStream,
+    inbox: Inbox,
+    outbox: Outbox,
+    /// Where it will be found. Before it says that, it cannot be admitted.
+    seat: Option<Seat>,
+}
+
 struct Root {
     gate: Gate,
     woken: UnixStream,
     process: u64,
+    job: [u8; 16],
+    reign: u32,
     rhythm: Rhythm,
     vigil: Vigil,
     phase: Phase,
     guests: BTreeMap<Token, Guest>,
+    /// Who waits to become a rank, by nonce.
+    recruits: BTreeMap<u64, Recruit>,
     token_of: HashMap<Rank, Token>,
     next_token: Token,
     /// Enough ranks have given this root up.
@@ -98,7 +114,14 @@ struct Root {
 }
 
 impl Root {
-    fn new(listeners: Vec<TcpListener>, secret: Secret, phase: Phase, rhythm: Rhythm, process: u64) -> Result<Root> {
+    fn new(
+        listeners: Vec<TcpListener>,
+        secret: Secret,
+        job: [u8; 16],
+        phase: Phase,
+        rhythm: Rhythm,
+        process: u64,
+    ) -> Result<Root> {
         let no_start = |error| Error::system("starting the root service", error);
         let (woken, waker) = UnixStream::pair().map_err(no_start)?;
         woken.set_nonblocking(true).map_err(no_start)?;
@@ -107,10 +130,13 @@ impl Root {
             gate: Gate::new(listeners, secret, waker).map_err(no_start)?,
             woken,
             process,
+            job,
+            reign: 0,
             rhythm,
             vigil: Vigil::new(rhythm, Instant::now()),
             phase,
             guests: BTreeMap::new(),
+            recruits: BTreeMap::new(),
             token_of: HashMap::new(),
             next_token: 0,
             is_deposed: false,
@@ -135,6 +161,7 @@ impl Root {
             for token in ready {
                 self.serve(token);
             }
+            self.serve_recruits();
             self.keep_watch(Instant::now());
             self.flush();
         }
@@ -150,6 +177,7 @@ impl Root {
         let wake_at = wake_at.into_iter().chain(self.gate.resumes_at()).min();
         let mut fds = vec![PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.guests.values().map(|guest| PollFd::new(guest.stream.as_fd(), guest.interest())));
+        fds.extend(self.recruits.values().map(|recruit| PollFd::new(recruit.stream.as_fd(), PollFlags::POLLIN)));
         fds.extend(self.gate.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         super::sleep_until(&mut fds, wake_at);
         let guests = self.guests.keys().zip(&fds[1..]);
@@ -197,6 +225,9 @@ impl Root {
             ledger.depart(rank, silence(rank, is_still, silent_for), &mut mail);
         }
         self.post(mail);
+        if let Ok(alive) = wire::encode(&FromRoot::Alive).map(Arc::new) {
+            self.recruits.values_mut().for_each(|recruit| recruit.outbox.push(alive.clone()));
+        }
         if silent.is_empty() {
             return;
         }
@@ -219,6 +250,64 @@ impl Root {
         match knock {
             Knock::Hello(hello) => self.seat(stream, &hello),
             Knock::Return(who) => self.take_back(stream, &who),
+            Knock::Enlist(who) => self.enlist(stream, &who),
+        }
+    }
+
+    fn enlist(&mut self, stream: TcpStream, who: &Enlist) {
+        let why = match &self.phase {
+            _ if who.job != self.job => "the root that was found belongs to another job",
+            _ if who.version != CONTROL_VERSION => "the job runs another version of Roundel",
+            Phase::Filling(_) => "the job has not started",
+            _ => "",
+        };
+        if !why.is_empty() {
+            tracing::warn!(why, "a newcomer was turned away");
+            return say(&stream, &FromRoot::Refused(Refusal::NotHere(why.into())));
+        }
+        let recruit = Recruit { stream, inbox: Inbox::default(), outbox: Outbox::default(), seat: None };
+        // The second connection of a newcomer takes the place of the first.
+        self.recruits.insert(who.nonce, recruit);
+    }
+
+    /// Hears where newcomers are, and which of them wait no more.
+    fn serve_recruits(&mut self) {
+        let mut gone = Vec::new();
+        for (&nonce, recruit) in &mut self.recruits {
+            let is_here = recruit.inbox.fill(&recruit.stream).unwrap_or(false);
+            match recruit.inbox.next::<ToRoot>() {
+                Ok(Some(ToRoot::Seat(seat))) if recruit.seat.is_none() => {
+                    if let Phase::Running(ledger) = &mut self.phase {
+                        ledger.enlist(nonce, seat.clone());
+                    }
+                    recruit.seat = Some(seat);
+                }
+                Ok(None) if is_here => {}
+                _ => gone.push(nonce),
+            }
+        }
+        for nonce in gone {
+            self.recruits.remove(&nonce);
+            if let Phase::Running(ledger) = &mut self.phase {
+                ledger.withdraw(nonce);
+            }
+        }
+    }
+
+    /// A newcomer becomes a rank.
+    fn promote(&mut self, nonce: u64, mut admission: Admission) {
+        let Some(recruit) = self.recruits.remove(&nonce) else { return };
+        admission.reign = self.reign;
+        admission.beside_root = match &self.phase {
+            Phase::Running(ledger) => ledger.beside(self.process),
+            _ => Vec::new(),
+        };
+        let token = self.admit(admission.rank, recruit.stream);
+        self.vigil.hear(admission.rank);
+        let frame = wire::encode(&FromRoot::Admitted(Box::new(admission)));
+        if let (Some(guest), Ok(frame)) = (self.guests.get_mut(&token), frame) {
+            (guest.inbox, guest.outbox) = (recruit.inbox, recruit.outbox);
+            guest.outbox.push(Arc::new(frame));
         }
     }
 
@@ -281,7 +370,13 @@ impl Root {
         }
         // Nothing is in it any more once it is taken; the phase changes two lines below.
         let succession = std::mem::replace(&mut **succession, Succession::nobodys());
-        let (ledger, mail) = succession.conclude(self.process);
+        self.reign = succession.reign();
+        let (mut ledger, mail) = succession.conclude(self.process);
+        for (&nonce, recruit) in &self.recruits {
+            if let Some(seat) = &recruit.seat {
+                ledger.enlist(nonce, seat.clone());
+            }
+        }
         self.phase = Phase::Running(Box::new(ledger));
         self.watch_all();
         self.post(mail);
@@ -379,6 +474,13 @@ impl Root {
     /// Puts mail into the outboxes of those who are still here.
     fn post(&mut self, mail: Mail) {
         for (audience, message) in mail {
+            let message = match (&audience, message) {
+                (Audience::Recruit(nonce), FromRoot::Admitted(admission)) => {
+                    self.promote(*nonce, *admission);
+                    continue;
+                }
+                (_, message) => message,
+            };
             let frame = match wire::encode(&message) {
                 Ok(frame) => Arc::new(frame),
                 Err(error) => {
@@ -387,6 +489,7 @@ impl Root {
                 }
             };
             match audience {
+                Audience::Recruit(_) => {}
                 Audience::Everybody => {
                     self.guests.values_mut().for_each(|guest| guest.outbox.push(frame.clone()));
                 }
@@ -404,9 +507,11 @@ impl Root {
     /// Sends what can be sent now. Whether a guest that cannot be sent to is lost shows when it is read: its goodbye may
     /// have arrived before its connection broke.
     fn flush(&mut self) {
-        for guest in self.guests.values_mut() {
-            if guest.outbox.flush(&guest.stream).is_err() {
-                guest.outbox = Outbox::default();
+        let guests = self.guests.values_mut().map(|guest| (&guest.stream, &mut guest.outbox));
+        let recruits = self.recruits.values_mut().map(|recruit| (&recruit.stream, &mut recruit.outbox));
+        for (stream, outbox) in guests.chain(recruits) {
+            if outbox.flush(stream).is_err() {
+                *outbox = Outbox::default();
             }
         }
     }
@@ -419,7 +524,7 @@ impl Guest {
 }
 
 /// True when the process of that rank is known to be gone: its host answers, and nobody listens.
-fn refuses(seat: &super::roster::Seat) -> bool {
+fn refuses(seat: &Seat) -> bool {
     match TcpStream::connect_timeout(&seat.door, PROBE_TIMEOUT) {
         Ok(_) => false,
         Err(error) => error.kind() == ErrorKind::ConnectionRefused,

@@ -51,6 +51,12 @@ impl Standby {
                 Knock::Return(who) if who.job == self.job && who.version == CONTROL_VERSION => {
                     self.parked.push(Parked { stream, who, since: Instant::now() });
                 }
+                // The root is the one to ask.
+                Knock::Enlist(who) if who.job == self.job && who.version == CONTROL_VERSION => {
+                    if let Some(address) = root {
+                        say(&stream, &FromRoot::Elsewhere { address });
+                    }
+                }
                 knock => {
                     tracing::warn!(?knock, "somebody who does not belong here was turned away");
                     let why = "the job that you look for does not begin here".to_string();

@@ -40,6 +40,11 @@ impl Succession {
         Succession { inheritance, arrived: BTreeSet::new(), heard: Vec::new() }
     }
 
+    /// The reign that begins.
+    pub(super) fn reign(&self) -> u32 {
+        self.inheritance.reign + 1
+    }
+
     /// What is left where a succession was taken away.
     pub(super) fn nobodys() -> Succession {
         Succession::new(Inheritance { roster: Roster::new(), gone: BTreeMap::new(), reign: 0 })
@@ -85,10 +90,11 @@ impl Succession {
 
     /// The reign begins, in the process `process`: what is known from now on, and what everybody is told first.
     pub(super) fn conclude(self, process: u64) -> (Ledger, Mail) {
-        let Inheritance { roster, gone, reign } = self.inheritance;
-        let beside_root = roster.iter().filter(|(_, seat)| seat.process == process).map(|(rank, _)| *rank).collect();
-        let mut mail = vec![(Audience::Everybody, FromRoot::Reign { reign: reign + 1, beside_root })];
+        let reign = self.reign();
+        let Inheritance { roster, gone, .. } = self.inheritance;
         let mut ledger = Ledger::inherit(roster);
+        let beside_root = ledger.beside(process);
+        let mut mail = vec![(Audience::Everybody, FromRoot::Reign { reign, beside_root })];
         for (rank, how) in gone {
             ledger.depart(rank, how, &mut mail);
         }

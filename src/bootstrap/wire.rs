@@ -22,7 +22,7 @@ use std::sync::Arc;
 /// The only membership generation so far.
 pub(super) const EPOCH: u32 = 0;
 /// Version of the messages below; both ends of a connection must have the same.
-pub(super) const CONTROL_VERSION: u16 = 2;
+pub(super) const CONTROL_VERSION: u16 = 3;
 /// What one rank may contribute to an exchange.
 pub const MAX_CONTRIBUTION_BYTES: usize = 1 << 20;
 /// Largest frame that is believed.
@@ -39,6 +39,38 @@ pub(super) enum Knock {
     Hello(Hello),
     /// A rank of a job that runs, whose root is gone: is the next one here?
     Return(Return),
+    /// Somebody who wants to become a rank of a job that runs.
+    Enlist(Enlist),
+}
+
+/// Says who wants to join.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Enlist {
+    /// [`CONTROL_VERSION`] of the newcomer.
+    pub version: u16,
+    /// Which job it wants to belong to.
+    pub job: [u8; 16],
+    /// Drawn for this newcomer: a second connection with the same nonce takes the place of the first.
+    pub nonce: u64,
+}
+
+/// How a newcomer becomes a rank.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Admission {
+    /// Its number in the job.
+    pub rank: Rank,
+    /// All who are admitted together, this one included.
+    pub recruits: Vec<Rank>,
+    /// What the members that admit them say, the lowest of them speaking.
+    pub offer: Vec<u8>,
+    /// Where everybody is.
+    pub roster: Roster,
+    /// Who is gone.
+    pub gone: Vec<(Rank, Gone)>,
+    /// Ranks in the root's process.
+    pub beside_root: Vec<Rank>,
+    /// Which root this is.
+    pub reign: u32,
 }
 
 /// Says who comes back.
@@ -107,6 +139,9 @@ pub(super) enum Terms {
     All,
     /// Those of the members that live: it goes on without the others, unless these may be going on without it.
     Living,
+    /// Those of all members; and whoever waits to join is admitted. To the parts one is added: the numbers that the newcomers
+    /// got ([`encode_ranks`]).
+    Growing,
 }
 
 /// What a rank tells the root.
@@ -163,6 +198,8 @@ pub(super) enum FromRoot {
     Recall { exchange: ExchangeId },
     /// Not this process is the root but the one at that address.
     Elsewhere { address: SocketAddr },
+    /// This newcomer is a rank now.
+    Admitted(Box<Admission>),
     /// The root was given up by others while it was silent, and so was its process.
     Deposed,
 }
@@ -204,6 +241,16 @@ pub(super) enum ExchangeError {
     Gone { rank: Rank, what: String },
     /// These members cannot be reached, are not known to be dead, and are too many to go on without.
     Minority { doubtful: Vec<Rank> },
+}
+
+/// Ranks as a part of an exchange.
+pub(super) fn encode_ranks(ranks: &[Rank]) -> Vec<u8> {
+    ranks.iter().flat_map(|rank| (*rank as u64).to_le_bytes()).collect()
+}
+
+/// What [`encode_ranks`] wrote.
+pub(super) fn decode_ranks(bytes: &[u8]) -> Vec<Rank> {
+    bytes.as_chunks().0.iter().map(|rank| u64::from_le_bytes(*rank) as Rank).collect()
 }
 
 /// One message as it goes over the wire.

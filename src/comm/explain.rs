@@ -89,8 +89,8 @@ impl Communicator {
     /// What the ranks' links are made of: "memory", "shm", "tcp" or "shm+tcp".
     pub fn transport(&self) -> &'static str {
         let shares = self.hosts.iter().any(|host| host.len() > 1);
-        let process = |rank: Rank| self.world.places[self.members[rank]].process;
-        let threads = shares && (0..self.world()).all(|rank| process(rank) == process(0));
+        let places = self.world.places(&self.members);
+        let threads = shares && places.iter().all(|place| place.process == places[0].process);
         match (self.hosts.len() > 1, shares) {
             (false, _) if threads || self.world() == 1 => "memory",
             (false, _) => "shm",

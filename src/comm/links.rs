@@ -34,7 +34,7 @@ impl Connector for Links {
             let channel = usize::from(port.channel).min(neighbours.shape().channels - 1);
             return Ok(Some(neighbours.link(position, channel)));
         }
-        let World { endpoint, options, .. } = &*self.world;
+        let (endpoint, options) = (self.world.endpoint(), &self.world.options);
         let side = LinkSide { comm: self.comm, me: self.me, peer: port.peer, channel: port.channel };
         let sockets = usize::from(options.sockets);
         let ends = match (endpoint, &mut self.dialler) {
@@ -55,7 +55,7 @@ impl Connector for Links {
 
 impl Drop for Links {
     fn drop(&mut self) {
-        if let Some(endpoint) = &self.world.endpoint {
+        if let Some(endpoint) = self.world.endpoint() {
             endpoint.forget(self.comm);
         }
     }

@@ -10,6 +10,7 @@ mod calls;
 mod dialler;
 mod explain;
 mod group;
+mod grow;
 mod links;
 mod options;
 mod shrink;
@@ -41,7 +42,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use watch::{Herald, Watch};
-use world::World;
+use world::{Meeting, World};
 
 /// The communicator of all ranks.
 const WORLD_COMM: u64 = 0x526f_756e_6465_6c31;
@@ -97,6 +98,8 @@ pub struct Communicator {
     censuses: AtomicU64,
     /// Subsets made so far, by the digest of their list.
     subsets: Mutex<HashMap<u64, u64>>,
+    /// Times that newcomers were looked for.
+    growths: AtomicU64,
     /// Keeps the news of the job coming.
     registration: Option<Registration>,
 }
@@ -163,19 +166,28 @@ impl Communicator {
 
     fn join(config: Config, options: Options) -> Result<Communicator> {
         let deadline = Instant::now() + options.init_timeout;
-        let (world, door) = World::join(config, options)?;
-        let everybody = (0..world.places.len()).collect();
-        let comm = Communicator::assemble(world, Identity { comm: WORLD_COMM, epoch: 0 }, everybody, deadline)?;
-        // All ranks have taken part in the exchange inside `assemble`, so all have attached.
-        drop(door);
-        Ok(comm)
+        let (world, meeting) = World::join(config, options)?;
+        let everybody = (0..world.control.world()).collect();
+        Communicator::assemble_after(meeting, world, Identity { comm: WORLD_COMM, epoch: 0 }, everybody, deadline)
     }
 
     /// Makes a communicator of the job's ranks `members`, in that order.
     fn assemble(world: Arc<World>, identity: Identity, members: Vec<Rank>, deadline: Instant) -> Result<Communicator> {
+        let nothing_new = Meeting { door: None, ready: Ok(()) };
+        Communicator::assemble_after(nothing_new, world, identity, members, deadline)
+    }
+
+    /// The same of ranks that have just met.
+    fn assemble_after(
+        meeting: Meeting,
+        world: Arc<World>,
+        identity: Identity,
+        members: Vec<Rank>,
+        deadline: Instant,
+    ) -> Result<Communicator> {
         let Identity { comm, epoch } = identity;
         let me = members.iter().position(|&member| member == world.rank).expect("a rank assembles its own groups");
-        let hosts = regroup(&world.hosts, &members);
+        let hosts = world.hosts(&members)?;
         let here = hosts.iter().find(|host| host.contains(&me)).expect("every member is on a host").clone();
         let options = world.options.clone();
         let shape = AreaShape {
@@ -185,10 +197,17 @@ impl Communicator {
             stage_bytes: options.stage_bytes,
         };
         let position = here.iter().position(|&rank| rank == me).expect("this rank is here");
-        let (area, bell, card) = Area::create(&world.arena, shape, position)?;
-        let cards: Vec<AreaCard> = world.exchange(comm, &members, &card, deadline)?;
-        let neighbour =
-            |&rank: &Rank| Member { arena: world.arenas[&members[rank]].clone(), card: cards[rank].clone() };
+        // Who cannot take part says so to all, or they would wait for it.
+        let (made, card) = match meeting.ready.and_then(|()| Area::create(&world.arena, shape, position)) {
+            Ok((area, bell, card)) => (Some((area, bell)), Ok(card)),
+            Err(error) => (None, Err(error)),
+        };
+        let cards: Vec<Result<AreaCard>> = world.exchange(comm, &members, &card, deadline)?;
+        let cards = cards.into_iter().collect::<Result<Vec<AreaCard>>>()?;
+        // All have taken part in the exchange, so all have attached.
+        drop(meeting.door);
+        let (area, bell) = made.expect("without an error of its own it made them");
+        let neighbour = |&rank: &Rank| Member { arena: world.arena_of(members[rank]), card: cards[rank].clone() };
         let neighbours = Neighbours::new(area, &here.iter().map(neighbour).collect::<Vec<_>>())?;
         let neighbours = (here.len() > 1).then(|| Arc::new(neighbours));
 
@@ -206,7 +225,8 @@ impl Communicator {
             stage_bytes: options.stage_bytes,
         };
         let waker = bell.waker();
-        let dialler = world.endpoint.as_ref().map(|endpoint| {
+        let endpoint = world.endpoint().filter(|_| hosts.len() > 1);
+        let dialler = endpoint.as_ref().map(|endpoint| {
             let waker = waker.clone();
             Dialler::new(endpoint.clone(), fate.clone(), Arc::new(move || waker.wake()))
         });
@@ -219,7 +239,7 @@ impl Communicator {
             neighbours: neighbours.clone(),
             dialler,
         };
-        if let Some(endpoint) = &world.endpoint {
+        if let Some(endpoint) = &endpoint {
             let waker = waker.clone();
             endpoint.watch(comm, Box::new(move || waker.wake()));
         }
@@ -230,7 +250,7 @@ impl Communicator {
             let waker = waker.clone();
             Box::new(move || waker.wake())
         };
-        let patience = match &world.endpoint {
+        let patience = match &endpoint {
             Some(_) => Patience::over_sockets(),
             None => Patience::new(here.len(), detect::cpu_count()),
         };
@@ -249,6 +269,7 @@ impl Communicator {
             splits: AtomicU64::new(0),
             censuses: AtomicU64::new(0),
             subsets: Mutex::default(),
+            growths: AtomicU64::new(0),
             registration: Some(registration),
         })
     }
@@ -346,17 +367,6 @@ impl std::fmt::Debug for Communicator {
     }
 }
 
-/// The job's hosts, as the members of a communicator number themselves, by lowest rank.
-fn regroup(hosts: &[Vec<Rank>], members: &[Rank]) -> Vec<Vec<Rank>> {
-    let here = |host: &Vec<Rank>| {
-        let ranks = members.iter().enumerate().filter(|(_, member)| host.contains(member));
-        ranks.map(|(rank, _)| rank).collect::<Vec<_>>()
-    };
-    let mut groups: Vec<Vec<Rank>> = hosts.iter().map(here).filter(|group| !group.is_empty()).collect();
-    groups.sort_unstable_by_key(|group| group[0]);
-    groups
-}
-
 fn config(root: Root, rank: Rank, world: usize, options: &Options) -> Config {
     let config = Config::new(root, rank, world, options.init_timeout, options.interface.clone());
     Config { port_range: options.port_range, rhythm: options.rhythm(), ..config }
@@ -372,16 +382,4 @@ fn digest(options: &Options) -> u64 {
     let algorithm = options.algorithm.map_or(0, |algorithm| algorithm as u64 + 1);
     let words = [algorithm, options.channels.into(), options.reproducible.into(), options.stage_bytes as u64];
     words.into_iter().fold(0, crate::engine::mix)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn groups_follow_the_new_numbering() {
-        let hosts = vec![vec![0, 1], vec![2, 3]];
-        assert_eq!(regroup(&hosts, &[3, 0, 2]), vec![vec![0, 2], vec![1]]);
-        assert_eq!(regroup(&hosts, &[1]), vec![vec![0]]);
-    }
 }

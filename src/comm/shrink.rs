@@ -58,7 +58,11 @@ impl Communicator {
             let (tag, present) = self.census(SHRINK, &[], deadline)?;
             let members: Vec<Rank> = present.into_iter().map(|(rank, _)| self.members[rank]).collect();
             let identity = Identity { comm: mix(tag, 1), epoch: self.epoch + 1 };
-            match Communicator::assemble(self.world.clone(), identity, members, deadline) {
+            match Communicator::assemble(self.world.clone(), identity, members.clone(), deadline) {
+                Ok(rest) => {
+                    self.world.forget_gone();
+                    return Ok(rest);
+                }
                 // Somebody died after it was counted; so say all who live, and count again.
                 Err(error @ Error::PeerLost { .. }) if Instant::now() < deadline => {
                     tracing::debug!(%error, "a shrink is repeated");

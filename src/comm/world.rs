@@ -4,18 +4,19 @@
 
 use super::options::Options;
 use crate::bootstrap::{Config, Control};
+use crate::engine::mix;
 use crate::error::{Error, Result};
 use crate::topology::{Place, detect, grouping};
 use crate::transport::shm::{Arena, Door, LocalCard, PeerArena, attach};
-use crate::transport::tcp::Endpoint;
+use crate::transport::tcp::{Endpoint, Secret};
 use crate::types::Rank;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Exchanges of the job's start; those of communicators are tagged by their number.
+/// What an exchange among the ranks that meet is for; with the number of the meeting it makes its tag.
 const PLACES: u64 = 1;
 const CARDS: u64 = 2;
 
@@ -28,26 +29,40 @@ struct Card {
     local: Option<LocalCard>,
 }
 
+/// What is known of the ranks that were met, by their numbers in the job.
+#[derive(Default)]
+struct Met {
+    places: BTreeMap<Rank, Place>,
+    addresses: BTreeMap<Rank, SocketAddr>,
+    /// The arenas of this host's ranks, this one's included.
+    arenas: BTreeMap<Rank, Arc<PeerArena>>,
+}
+
+/// What comes of a meeting on one rank.
+pub(super) struct Meeting {
+    /// Must stay open until everybody has attached.
+    pub(super) door: Option<Door>,
+    /// Whether this rank reaches everybody. Whoever does not must still say so to all.
+    pub(super) ready: Result<()>,
+}
+
 /// One rank's part in a job.
 pub(super) struct World {
     pub(super) rank: Rank,
     pub(super) options: Options,
-    /// Ranks of the job by who shares memory.
-    pub(super) hosts: Vec<Vec<Rank>>,
-    pub(super) places: Vec<Place>,
     pub(super) arena: Arc<Arena>,
-    /// The arenas of this host's ranks, this one's included.
-    pub(super) arenas: HashMap<Rank, Arc<PeerArena>>,
-    pub(super) endpoint: Option<Arc<Endpoint>>,
-    addresses: Vec<Option<SocketAddr>>,
+    secret: Secret,
+    /// For data from other hosts; made when the first of them is met.
+    endpoint: Mutex<Option<Arc<Endpoint>>>,
+    met: Mutex<Met>,
     /// Dropped last: its goodbye tells the others that this rank is done.
     pub(super) control: Arc<Control>,
 }
 
 impl World {
-    /// Meets the other ranks. Blocks until all have come, or fails on all of them when the time is over.
-    /// Returns the door too: it must stay open until everybody has attached.
-    pub(super) fn join(config: Config, options: Options) -> Result<(Arc<World>, Option<Door>)> {
+    /// Joins the job that begins, and meets all its ranks. Blocks until all have come, or fails on all of them when the time
+    /// is over.
+    pub(super) fn join(config: Config, options: Options) -> Result<(Arc<World>, Meeting)> {
         options.check()?;
         let (rank, world) = (config.rank, config.world);
         if world == 0 || rank >= world {
@@ -55,41 +70,112 @@ impl World {
         }
         let deadline = Instant::now() + options.init_timeout;
         let secret = config.root.secret().clone();
-        let place = detect::place()?;
-        let control = Control::join(config)?;
-        let everybody: Vec<Rank> = (0..world).collect();
-        let places: Vec<Place> = exchange(&control, PLACES, &everybody, &place, deadline)?;
-        let hosts = grouping(&places, options.transport)?;
-        let neighbours = hosts.iter().find(|host| host.contains(&rank)).expect("grouping places every rank");
+        let world = World::of(Control::join(config)?, options, secret)?;
+        let everybody: Vec<Rank> = (0..world.control.world()).collect();
+        let meeting = world.meet(0, &everybody, deadline)?;
+        Ok((world, meeting))
+    }
 
-        let endpoint = match hosts.len() {
-            1 => None,
-            _ => Some(Endpoint::listen(control.local_ip(), options.port_range, secret)?),
-        };
+    /// The world of a rank that has joined and met nobody.
+    pub(super) fn of(control: Arc<Control>, options: Options, secret: Secret) -> Result<Arc<World>> {
         let arena = Arena::create(options.arena_bytes)?;
-        let (door, local) = match neighbours.len() {
-            1 => (None, None),
-            _ => Door::open(&arena).map(|(door, card)| (Some(door), Some(card)))?,
+        let (endpoint, met) = (Mutex::default(), Mutex::default());
+        Ok(Arc::new(World { rank: control.rank(), options, arena, secret, endpoint, met, control }))
+    }
+
+    /// All `members` learn how to reach each other, as far as they do not know. All of them make this call with the same
+    /// number. It fails for all alike when one of them is gone.
+    pub(super) fn meet(&self, number: u64, members: &[Rank], deadline: Instant) -> Result<Meeting> {
+        let mine = detect::place()?;
+        let places: Vec<Place> = self.exchange(mix(number, PLACES), members, &mine, deadline)?;
+        let hosts = grouping(&places, self.options.transport)?;
+        let me = members.iter().position(|&member| member == self.rank).expect("a rank meets others itself");
+        let neighbours = hosts.iter().find(|host| host.contains(&me)).expect("grouping places every rank");
+        let (door, card) = match self.card(hosts.len() > 1, neighbours.len() > 1) {
+            Ok((door, card)) => (door, Ok(card)),
+            Err(error) => (None, Err(error)),
         };
-        let mine = Card { data: endpoint.as_ref().map(|endpoint| endpoint.addr()), local };
-        let cards: Vec<Card> = exchange(&control, CARDS, &everybody, &mine, deadline)?;
-        let mut arenas = HashMap::new();
-        for &neighbour in neighbours {
-            let view = match &cards[neighbour].local {
-                _ if neighbour == rank => Arc::new(PeerArena::of_this_process(arena.clone())),
-                Some(card) => attach(card, deadline)?,
-                None => return Err(Error::bootstrap(format!("rank {neighbour} does not share its memory"))),
-            };
-            arenas.insert(neighbour, view);
+        let cards: Vec<Result<Card>> = self.exchange(mix(number, CARDS), members, &card, deadline)?;
+        let cards = cards.into_iter().collect::<Result<Vec<Card>>>()?;
+        let ready = neighbours.iter().try_for_each(|&index| self.attach(members[index], &cards[index], deadline));
+        let mut met = lock(&self.met);
+        for ((rank, place), card) in members.iter().zip(places).zip(cards) {
+            met.places.insert(*rank, place);
+            if let Some(address) = card.data {
+                met.addresses.insert(*rank, address);
+            }
         }
-        let addresses = cards.into_iter().map(|card| card.data).collect();
-        let world = World { rank, options, hosts, places, arena, arenas, endpoint, addresses, control };
-        Ok((Arc::new(world), door))
+        Ok(Meeting { door, ready })
+    }
+
+    /// How this rank can be reached from other hosts, and by neighbours.
+    fn card(&self, from_afar: bool, by_neighbours: bool) -> Result<(Option<Door>, Card)> {
+        let data = if from_afar { Some(self.open_endpoint()?.addr()) } else { None };
+        let (door, local) = match by_neighbours {
+            true => Door::open(&self.arena).map(|(door, card)| (Some(door), Some(card)))?,
+            false => (None, None),
+        };
+        Ok((door, Card { data, local }))
+    }
+
+    fn attach(&self, rank: Rank, card: &Card, deadline: Instant) -> Result<()> {
+        if lock(&self.met).arenas.contains_key(&rank) {
+            return Ok(());
+        }
+        let view = match &card.local {
+            _ if rank == self.rank => Arc::new(PeerArena::of_this_process(self.arena.clone())),
+            Some(card) => attach(card, deadline)?,
+            None => return Err(Error::bootstrap(format!("rank {rank} does not share its memory"))),
+        };
+        lock(&self.met).arenas.insert(rank, view);
+        Ok(())
+    }
+
+    /// Gives back what is held for ranks that are gone; communicators that have them as members keep theirs.
+    pub(super) fn forget_gone(&self) {
+        let gone = self.control.gone();
+        let mut met = lock(&self.met);
+        gone.iter().for_each(|rank| {
+            met.addresses.remove(rank);
+            met.arenas.remove(rank);
+        });
+    }
+
+    fn open_endpoint(&self) -> Result<Arc<Endpoint>> {
+        let mut endpoint = lock(&self.endpoint);
+        if let Some(endpoint) = &*endpoint {
+            return Ok(endpoint.clone());
+        }
+        let made = Endpoint::listen(self.control.local_ip(), self.options.port_range, self.secret.clone())?;
+        *endpoint = Some(made.clone());
+        Ok(made)
+    }
+
+    /// The way for data from and to other hosts, if one of them was met.
+    pub(super) fn endpoint(&self) -> Option<Arc<Endpoint>> {
+        lock(&self.endpoint).clone()
     }
 
     /// Where `rank`'s data endpoint listens.
     pub(super) fn address(&self, rank: Rank) -> Result<SocketAddr> {
-        self.addresses[rank].ok_or_else(|| Error::bootstrap(format!("rank {rank} has no data endpoint")))
+        let address = lock(&self.met).addresses.get(&rank).copied();
+        address.ok_or_else(|| Error::bootstrap(format!("rank {rank} has no data endpoint")))
+    }
+
+    /// The memory of a rank of this host.
+    pub(super) fn arena_of(&self, rank: Rank) -> Arc<PeerArena> {
+        lock(&self.met).arenas[&rank].clone()
+    }
+
+    /// Where these ranks of the job are.
+    pub(super) fn places(&self, members: &[Rank]) -> Vec<Place> {
+        let met = lock(&self.met);
+        members.iter().map(|member| met.places[member].clone()).collect()
+    }
+
+    /// These ranks of the job by who shares memory, numbered as in the list, by lowest number.
+    pub(super) fn hosts(&self, members: &[Rank]) -> Result<Vec<Vec<Rank>>> {
+        grouping(&self.places(members), self.options.transport)
     }
 
     /// Everybody's value, in the order of `members`.
@@ -100,23 +186,17 @@ impl World {
         mine: &T,
         deadline: Instant,
     ) -> Result<Vec<T>> {
-        exchange(&self.control, tag, members, mine, deadline)
+        let bytes = postcard::to_stdvec(mine).map_err(|error| Error::bootstrap(format!("encoding a card: {error}")))?;
+        let all = self.control.exchange(tag, members, bytes, deadline)?;
+        let decode = |(bytes, rank): (&Vec<u8>, &Rank)| {
+            postcard::from_bytes(bytes).map_err(|error| {
+                Error::bootstrap(format!("rank {rank} sent a card that this version cannot read: {error}"))
+            })
+        };
+        all.iter().zip(members).map(decode).collect()
     }
 }
 
-fn exchange<T: Serialize + for<'a> Deserialize<'a>>(
-    control: &Control,
-    tag: u64,
-    members: &[Rank],
-    mine: &T,
-    deadline: Instant,
-) -> Result<Vec<T>> {
-    let bytes = postcard::to_stdvec(mine).map_err(|error| Error::bootstrap(format!("encoding a card: {error}")))?;
-    let all = control.exchange(tag, members, bytes, deadline)?;
-    let decode = |(bytes, rank): (&Vec<u8>, &Rank)| {
-        postcard::from_bytes(bytes).map_err(|error| {
-            Error::bootstrap(format!("rank {rank} sent a card that this version cannot read: {error}"))
-        })
-    };
-    all.iter().zip(members).map(decode).collect()
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

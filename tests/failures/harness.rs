@@ -16,6 +16,7 @@ pub const PATIENCE: Duration = Duration::from_secs(100);
 
 const SCENARIO: &str = "FAILURES_SCENARIO";
 const MAKES_ID: &str = "FAILURES_MAKES_ID";
+const INVITATION: &str = "FAILURES_INVITATION";
 
 /// A rank's part in a test with processes.
 pub type Scenario = (&'static str, fn(Communicator));
@@ -88,6 +89,7 @@ pub enum RootIn {
 pub struct Job {
     children: Vec<Option<Child>>,
     lines: Receiver<(Rank, String)>,
+    tell: Sender<(Rank, String)>,
     /// Lines that were read while another one was waited for.
     early: Vec<(Rank, String)>,
 }
@@ -96,7 +98,7 @@ impl Job {
     /// Starts `world` processes that run `scenario`, with these settings beside the usual ones.
     pub fn start(scenario: &str, world: usize, root: RootIn, settings: &[(&str, &str)]) -> Job {
         let (tell, lines) = channel();
-        let mut job = Job { children: Vec::new(), lines, early: Vec::new() };
+        let mut job = Job { children: Vec::new(), lines, tell: tell.clone(), early: Vec::new() };
         let id = match root {
             RootIn::Parent => UniqueId::with_interface("127.0.0.1").expect("loopback is there").to_string(),
             RootIn::RankZero => String::new(),
@@ -107,6 +109,15 @@ impl Job {
             job.spawn(scenario, world, &id, settings, &tell);
         }
         job
+    }
+
+    /// Starts a process that joins by this invitation. Its number among the job's processes, which is its rank if no other
+    /// joins before it.
+    pub fn invite(&mut self, scenario: &str, invitation: &str, settings: &[(&str, &str)]) -> Rank {
+        let settings: Vec<_> = settings.iter().copied().chain([(INVITATION, invitation)]).collect();
+        let tell = self.tell.clone();
+        self.spawn(scenario, 0, "none", &settings, &tell);
+        self.children.len() - 1
     }
 
     fn spawn(
@@ -266,7 +277,9 @@ fn child() {
     ];
     let scenario = all.into_iter().flatten().find(|(known, _)| *known == name);
     let (_, scenario) = scenario.unwrap_or_else(|| panic!("no scenario {name}"));
-    let comm = if std::env::var_os(MAKES_ID).is_some() {
+    let comm = if let Ok(invitation) = std::env::var(INVITATION) {
+        Communicator::enlist(&invitation.parse().expect("the test hands it on as it was said"))
+    } else if std::env::var_os(MAKES_ID).is_some() {
         let id = UniqueId::with_interface("127.0.0.1").expect("loopback is there");
         say(format_args!("id {id}"));
         let world = std::env::var("ROUNDEL_WORLD_SIZE").unwrap().parse().unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 const COUNT: usize = 1 << 20;
 
-pub const SCENARIOS: &[Scenario] = &[("survive", survive)];
+pub const SCENARIOS: &[Scenario] = &[("survive", survive), ("rolling", rolling)];
 
 /// Reduces until a rank dies, and then without it, again and again until few are left.
 fn survive(mut comm: Communicator) {
@@ -34,6 +34,75 @@ fn survive(mut comm: Communicator) {
         assert_eq!(sum, [members], "epoch {}", comm.epoch());
         say(format_args!("shrunk {} {} {members}", told.as_nanos(), clock().as_nanos()));
     }
+}
+
+/// Works until it is killed; takes in newcomers while ranks are missing.
+fn rolling(mut comm: Communicator) {
+    let full: usize = std::env::var("FAILURES_FULL").unwrap().parse().unwrap();
+    let tell = |comm: &Communicator| {
+        let members: Vec<String> = comm.members().iter().map(Rank::to_string).collect();
+        say(format_args!("members {} {} {}", clock().as_nanos(), members.join(","), comm.invitation().unwrap()));
+    };
+    tell(&comm);
+    loop {
+        let step = |comm: &Communicator| -> Result<Option<Communicator>, Error> {
+            let mut data = vec![1u32; 1000];
+            comm.all_reduce_in_place(&mut data, ReduceOp::Sum)?;
+            assert!(data.iter().all(|&sum| sum == comm.world() as u32));
+            if comm.world() < full { comm.grow() } else { Ok(None) }
+        };
+        match step(&comm) {
+            Ok(None) => continue,
+            Ok(Some(grown)) => comm = grown,
+            Err(Error::PeerLost { .. }) => comm = comm.shrink().unwrap(),
+            Err(error) => panic!("{error}"),
+        }
+        tell(&comm);
+    }
+}
+
+/// Every rank of the job dies, one after the other, and is replaced. In the end no process is left that began it.
+fn replaced(world: usize, transport: &str) {
+    let _turn = harness::turn();
+    let full = world.to_string();
+    let settings = [("ROUNDEL_TRANSPORT", transport), ("FAILURES_FULL", &full)];
+    let mut job = Job::start("rolling", world, RootIn::RankZero, &settings);
+    let mut living: Vec<Rank> = (0..world).collect();
+    // The time of the last of them, and an invitation.
+    let told = |job: &mut Job, living: &[Rank]| {
+        let members: Vec<String> = living.iter().map(Rank::to_string).collect();
+        let lines = job.wait_for_all(living, "members");
+        let parts: Vec<Vec<&str>> = lines.iter().map(|line| line.split(' ').collect()).collect();
+        assert!(parts.iter().all(|part| part[1] == members.join(",")), "{parts:?}");
+        let last = parts.iter().map(|part| part[0].parse().unwrap()).max().unwrap();
+        (Duration::from_nanos(last), parts[0][2].to_string())
+    };
+    let (_, mut invitation) = told(&mut job, &living);
+    for victim in 0..world {
+        let at = job.kill(victim);
+        living.retain(|rank| *rank != victim);
+        let (shrunk, _) = told(&mut job, &living);
+        // The oldest invitation that still names somebody who lives.
+        living.push(job.invite("rolling", &invitation, &settings));
+        let (grown, new) = told(&mut job, &living);
+        println!(
+            "{world} ranks over {transport}, rank {victim} killed: shrunk after {:?}, and with a newcomer after {:?}",
+            shrunk.saturating_sub(at),
+            grown.saturating_sub(at)
+        );
+        invitation = new;
+    }
+    assert_eq!(living, (world..2 * world).collect::<Vec<_>>());
+}
+
+#[test]
+fn all_are_replaced_over_shm() {
+    replaced(4, "shm");
+}
+
+#[test]
+fn all_are_replaced_over_tcp() {
+    replaced(3, "tcp");
 }
 
 /// What happens to a rank.

@@ -1,0 +1,128 @@
+//! A newcomer's way into a job that runs: knock at a rank that lives, be shown to the root, wait until the members admit
+//! whoever waits.
+//!
+//! ```text
+//!   newcomer --> any rank --"the root is there"--> root          waits
+//!                                    members --(grow)--> root --"you are rank 7"--> newcomer
+//! ```
+#![forbid(unsafe_code)]
+
+use super::invitation::Invitation;
+use super::roster::Seat;
+use super::seek::Creed;
+use super::wire::{self, Admission, CONTROL_VERSION, Enlist, FromRoot, Inbox, Knock, Outbox, Refusal, ToRoot};
+use super::{prepare, sleep_until};
+use crate::error::{Error, Result};
+use crate::transport::tcp::{PortRange, handshake, interface};
+use nix::poll::{PollFd, PollFlags};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Between two rounds of knocking.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A newcomer that is a rank now.
+pub(super) struct Enlisted {
+    pub stream: TcpStream,
+    pub inbox: Inbox,
+    /// Its own door, which the others know.
+    pub listener: TcpListener,
+    pub admission: Admission,
+}
+
+/// Where a knock led.
+enum Way {
+    In(Box<Enlisted>),
+    Elsewhere(SocketAddr),
+}
+
+/// Knocks until it is let in, or the deadline passes.
+pub(super) fn enlist(
+    invitation: &Invitation,
+    creed: &Creed,
+    ip: Option<IpAddr>,
+    ports: Option<PortRange>,
+    deadline: Instant,
+) -> Result<Enlisted> {
+    let nonce = getrandom::u64().map_err(|error| Error::bootstrap(format!("no random bytes: {error}")))?;
+    let who = Enlist { version: CONTROL_VERSION, job: creed.job, nonce };
+    loop {
+        for &door in &invitation.doors {
+            let mut way = wait_inside(door, &who, creed, ip, ports, deadline);
+            if let Ok(Way::Elsewhere(root)) = way {
+                way = wait_inside(root, &who, creed, ip, ports, deadline);
+            }
+            let last = match way {
+                Ok(Way::In(enlisted)) => return Ok(*enlisted),
+                Ok(Way::Elsewhere(address)) => Error::bootstrap(format!("the root has just moved to {address}")),
+                Err(error) => error,
+            };
+            if Instant::now() >= deadline {
+                let doors: Vec<String> = invitation.doors.iter().map(SocketAddr::to_string).collect();
+                return Err(Error::bootstrap(format!(
+                    "nobody let this newcomer in; it knocked at {}, and last: {last}; check that the job runs and that its \
+                     members call grow()",
+                    doors.join(", ")
+                )));
+            }
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn wait_inside(
+    door: SocketAddr,
+    who: &Enlist,
+    creed: &Creed,
+    ip: Option<IpAddr>,
+    ports: Option<PortRange>,
+    deadline: Instant,
+) -> Result<Way> {
+    let no_link = |error| Error::system(format!("reaching {door}"), error);
+    let patience = creed.rhythm.timeout;
+    let stream = TcpStream::connect_timeout(&door, patience).map_err(no_link)?;
+    prepare(&stream).map_err(no_link)?;
+    let knock = postcard::to_stdvec(&Knock::Enlist(who.clone()))
+        .map_err(|error| Error::bootstrap(format!("a knock that cannot be encoded: {error}")))?;
+    handshake::initiate(&stream, &creed.secret, &knock, Instant::now() + patience)?;
+    stream.set_nonblocking(true).map_err(no_link)?;
+
+    let ip = ip.unwrap_or(stream.local_addr().map_err(no_link)?.ip());
+    let listener = interface::listen(ip, ports)?;
+    let seat = Seat::here(listener.local_addr().map_err(no_link)?, creed.process)?;
+    let mut outbox = Outbox::default();
+    outbox.push(Arc::new(wire::encode(&ToRoot::Seat(seat))?));
+    // The root gives signs of life; where it falls silent it may have been given up, and another is to be asked.
+    let silence = 3 * patience;
+    let mut give_up_at = Instant::now() + silence;
+    let mut inbox = Inbox::default();
+    loop {
+        match inbox.next::<FromRoot>()? {
+            Some(FromRoot::Admitted(admission)) => {
+                return Ok(Way::In(Box::new(Enlisted { stream, inbox, listener, admission: *admission })));
+            }
+            Some(FromRoot::Elsewhere { address }) => return Ok(Way::Elsewhere(address)),
+            Some(FromRoot::Refused(Refusal::NotHere(what) | Refusal::Wrong(what))) => {
+                return Err(Error::bootstrap(format!("{door}: {what}")));
+            }
+            Some(_) => continue,
+            None => {}
+        }
+        outbox.flush(&stream).map_err(no_link)?;
+        let wake_at = deadline.min(give_up_at);
+        if Instant::now() >= wake_at {
+            return Err(Error::bootstrap(format!("{door}: the members have not admitted anybody yet")));
+        }
+        let interest = if outbox.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT };
+        sleep_until(&mut [PollFd::new(stream.as_fd(), interest)], Some(wake_at));
+        let before_bytes = inbox.received_bytes();
+        if !inbox.fill(&stream).map_err(no_link)? {
+            return Err(Error::bootstrap(format!("{door}: hung up")));
+        }
+        if inbox.received_bytes() > before_bytes {
+            give_up_at = Instant::now() + silence;
+        }
+    }
+}
