@@ -52,22 +52,33 @@ pub struct Signature {
     pub reserved: u32,
 }
 
+/// What all ranks begin with a barrier that counts it, so that a rank that calls something else is found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meeting {
+    /// `Communicator::split`.
+    Split = 1,
+    /// `Communicator::grow`.
+    Grow = 2,
+}
+
 impl Signature {
     /// `root` of a call that has none.
     pub const NO_ROOT: u32 = u32::MAX;
     /// `op` of a call that reduces nothing.
     pub const NO_OP: u8 = 255;
 
-    /// The meeting that a split begins with: a barrier that counts one.
-    fn is_split(&self) -> bool {
-        self.collective == Collective::Barrier as u8 && self.count == 1
+    /// What a barrier is the beginning of.
+    fn meeting(&self) -> Option<Meeting> {
+        let is_barrier = self.collective == Collective::Barrier as u8;
+        [Meeting::Split, Meeting::Grow].into_iter().find(|meeting| is_barrier && self.count == *meeting as u64)
     }
 }
 
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match Collective::from_code(self.collective) {
-            _ if self.is_split() => "split",
+            _ if self.meeting() == Some(Meeting::Split) => "split",
+            _ if self.meeting() == Some(Meeting::Grow) => "grow",
             Some(collective) => collective.name(),
             None => "unknown call",
         };

@@ -12,8 +12,8 @@ use super::world::World;
 use super::{Communicator, Identity};
 use crate::bootstrap::{Control, Enlisting, Invitation};
 use crate::comm::options::Options;
-use crate::engine::mix;
-use crate::error::{Error, Result};
+use crate::engine::{Call, mix};
+use crate::error::{Error, Meeting, Result};
 use crate::types::Rank;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -109,6 +109,8 @@ impl Communicator {
     /// ([`shrink`](Communicator::shrink) first) or a newcomer dies meanwhile (grow again).
     pub fn grow(&self) -> Result<Option<Communicator>> {
         self.engine.check_birthplace()?;
+        // Ranks that call something else, or have found this communicator failed, are not waited for.
+        self.run(&Call::meeting(Meeting::Grow))?;
         let deadline = Instant::now() + self.options().init_timeout;
         // Relaxed: only a count; all ranks grow in the same order.
         let number = self.growths.fetch_add(1, Ordering::Relaxed);
@@ -129,7 +131,7 @@ impl Communicator {
         if !members.contains(&world.rank) {
             return Err(Error::bootstrap("the members' offer leaves this rank out"));
         }
-        let meeting = world.meet(comm, &members, deadline)?;
-        Communicator::assemble_after(meeting, world, Identity { comm, epoch }, members, deadline)
+        let acquaintance = world.meet(comm, &members, deadline)?;
+        Communicator::assemble_after(acquaintance, world, Identity { comm, epoch }, members, deadline)
     }
 }

@@ -13,6 +13,7 @@ mod group;
 mod grow;
 mod links;
 mod options;
+mod preserve;
 mod shrink;
 mod split;
 mod start;
@@ -42,7 +43,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use watch::{Herald, Watch};
-use world::{Meeting, World};
+use world::{Acquaintance, World};
 
 /// The communicator of all ranks.
 const WORLD_COMM: u64 = 0x526f_756e_6465_6c31;
@@ -166,20 +167,20 @@ impl Communicator {
 
     fn join(config: Config, options: Options) -> Result<Communicator> {
         let deadline = Instant::now() + options.init_timeout;
-        let (world, meeting) = World::join(config, options)?;
+        let (world, acquaintance) = World::join(config, options)?;
         let everybody = (0..world.control.world()).collect();
-        Communicator::assemble_after(meeting, world, Identity { comm: WORLD_COMM, epoch: 0 }, everybody, deadline)
+        Communicator::assemble_after(acquaintance, world, Identity { comm: WORLD_COMM, epoch: 0 }, everybody, deadline)
     }
 
     /// Makes a communicator of the job's ranks `members`, in that order.
     fn assemble(world: Arc<World>, identity: Identity, members: Vec<Rank>, deadline: Instant) -> Result<Communicator> {
-        let nothing_new = Meeting { door: None, ready: Ok(()) };
+        let nothing_new = Acquaintance { door: None, ready: Ok(()) };
         Communicator::assemble_after(nothing_new, world, identity, members, deadline)
     }
 
     /// The same of ranks that have just met.
     fn assemble_after(
-        meeting: Meeting,
+        acquaintance: Acquaintance,
         world: Arc<World>,
         identity: Identity,
         members: Vec<Rank>,
@@ -198,14 +199,14 @@ impl Communicator {
         };
         let position = here.iter().position(|&rank| rank == me).expect("this rank is here");
         // Who cannot take part says so to all, or they would wait for it.
-        let (made, card) = match meeting.ready.and_then(|()| Area::create(&world.arena, shape, position)) {
+        let (made, card) = match acquaintance.ready.and_then(|()| Area::create(&world.arena, shape, position)) {
             Ok((area, bell, card)) => (Some((area, bell)), Ok(card)),
             Err(error) => (None, Err(error)),
         };
         let cards: Vec<Result<AreaCard>> = world.exchange(comm, &members, &card, deadline)?;
         let cards = cards.into_iter().collect::<Result<Vec<AreaCard>>>()?;
         // All have taken part in the exchange, so all have attached.
-        drop(meeting.door);
+        drop(acquaintance.door);
         let (area, bell) = made.expect("without an error of its own it made them");
         let neighbour = |&rank: &Rank| Member { arena: world.arena_of(members[rank]), card: cards[rank].clone() };
         let neighbours = Neighbours::new(area, &here.iter().map(neighbour).collect::<Vec<_>>())?;

@@ -2,11 +2,10 @@
 //! make alone.
 #![forbid(unsafe_code)]
 
-use super::calls::call;
 use super::{Communicator, Identity};
-use crate::engine::{Counts, mix};
-use crate::error::{Error, Result};
-use crate::types::{Collective, Rank};
+use crate::engine::{Call, mix};
+use crate::error::{Error, Meeting, Result};
+use crate::types::Rank;
 use std::collections::HashSet;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -33,7 +32,7 @@ impl Communicator {
     /// ```
     pub fn split(&self, color: Option<u32>, key: i64) -> Result<Option<Communicator>> {
         // A meeting of all ranks, as a call like any other: ranks that call something else instead find out there.
-        self.run(&call::<u8>(Collective::Barrier, None, Counts::Even(1)))?;
+        self.run(&Call::meeting(Meeting::Split))?;
         let deadline = Instant::now() + self.options().init_timeout;
         // Relaxed: only a count; all ranks split in the same order.
         let number = self.splits.fetch_add(1, Ordering::Relaxed);

@@ -39,7 +39,7 @@ struct Met {
 }
 
 /// What comes of a meeting on one rank.
-pub(super) struct Meeting {
+pub(super) struct Acquaintance {
     /// Must stay open until everybody has attached.
     pub(super) door: Option<Door>,
     /// Whether this rank reaches everybody. Whoever does not must still say so to all.
@@ -62,7 +62,7 @@ pub(super) struct World {
 impl World {
     /// Joins the job that begins, and meets all its ranks. Blocks until all have come, or fails on all of them when the time
     /// is over.
-    pub(super) fn join(config: Config, options: Options) -> Result<(Arc<World>, Meeting)> {
+    pub(super) fn join(config: Config, options: Options) -> Result<(Arc<World>, Acquaintance)> {
         options.check()?;
         let (rank, world) = (config.rank, config.world);
         if world == 0 || rank >= world {
@@ -72,8 +72,8 @@ impl World {
         let secret = config.root.secret().clone();
         let world = World::of(Control::join(config)?, options, secret)?;
         let everybody: Vec<Rank> = (0..world.control.world()).collect();
-        let meeting = world.meet(0, &everybody, deadline)?;
-        Ok((world, meeting))
+        let acquaintance = world.meet(0, &everybody, deadline)?;
+        Ok((world, acquaintance))
     }
 
     /// The world of a rank that has joined and met nobody.
@@ -85,7 +85,7 @@ impl World {
 
     /// All `members` learn how to reach each other, as far as they do not know. All of them make this call with the same
     /// number. It fails for all alike when one of them is gone.
-    pub(super) fn meet(&self, number: u64, members: &[Rank], deadline: Instant) -> Result<Meeting> {
+    pub(super) fn meet(&self, number: u64, members: &[Rank], deadline: Instant) -> Result<Acquaintance> {
         let mine = detect::place()?;
         let places: Vec<Place> = self.exchange(mix(number, PLACES), members, &mine, deadline)?;
         let hosts = grouping(&places, self.options.transport)?;
@@ -105,7 +105,7 @@ impl World {
                 met.addresses.insert(*rank, address);
             }
         }
-        Ok(Meeting { door, ready })
+        Ok(Acquaintance { door, ready })
     }
 
     /// How this rank can be reached from other hosts, and by neighbours.

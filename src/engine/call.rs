@@ -2,7 +2,7 @@
 //! [`Error::Invalid`] before a byte is sent.
 #![forbid(unsafe_code)]
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Meeting, Result};
 use crate::memory::Span;
 use crate::types::{Collective, DType, Rank, ReduceOp};
 
@@ -169,9 +169,22 @@ impl Call {
         }
     }
 
-    /// The meeting that a split begins with: a barrier that counts one.
+    /// A meeting with which all ranks begin something that goes through the control plane: a barrier that counts what.
+    pub(crate) fn meeting(purpose: Meeting) -> Call {
+        Call {
+            collective: Collective::Barrier,
+            dtype: DType::U8,
+            op: None,
+            root: 0,
+            peer: 0,
+            counts: Counts::Even(purpose as usize),
+            input: Span::EMPTY,
+            output: Span::EMPTY,
+        }
+    }
+
     pub(crate) fn is_meeting(&self) -> bool {
-        self.collective == Collective::Barrier && self.counts == Counts::Even(1)
+        self.collective == Collective::Barrier && self.counts != Counts::Even(0)
     }
 
     /// Every pair of ranks has its own count.
