@@ -148,6 +148,18 @@ pub enum Error {
         during: Option<OpId>,
     },
 
+    /// Bytes are not what they should be: a link delivered others than were sent, or ranks hold different results of a
+    /// call that gives all the same. Every rank gets this.
+    #[error("rank {} {what}{}; suspect memory, network or driver of that host", list(.suspects), in_call(.during))]
+    Corrupted {
+        /// Whose bytes.
+        suspects: Vec<Rank>,
+        /// What was noticed, and where.
+        what: String,
+        /// The call this rank was in, if any.
+        during: Option<OpId>,
+    },
+
     /// A deadline passed.
     #[error("timed out after {:.1} s waiting for rank {}{}; raise ROUNDEL_TIMEOUT_MS if that is expected", .after.as_secs_f64(), list(.waiting_for), in_call(.during))]
     Timeout {
@@ -213,7 +225,9 @@ impl Error {
 
     /// The same error with the call it interrupted, where the error has a place for it and none was known.
     pub fn during(mut self, op: OpId) -> Error {
-        if let Error::PeerLost { during, .. } | Error::Timeout { during, .. } = &mut self {
+        if let Error::PeerLost { during, .. } | Error::Corrupted { during, .. } | Error::Timeout { during, .. } =
+            &mut self
+        {
             during.get_or_insert(op);
         }
         self

@@ -37,7 +37,8 @@
 //!    - **another process of this host, private memory**: a copy into this rank's staging slot, an n-ary sum out of all
 //!      slots, a copy into the output, in rounds that stay in cache.
 //!    - **another host**: bytes go over a *link* ([`transport::Tx`], [`transport::Rx`]): bounded, ordered, never blocking.
-//!      TCP takes them straight from the caller's buffer and hands arriving ones to the sum as they come.
+//!      TCP takes them straight from the caller's buffer and hands arriving ones to the sum as they come; checked or encrypted
+//!      it copies them into records first.
 //! 5. **[`device`]** adds it to its peers' bytes: vectorised, in the canonical order, small floats accumulating in f32.
 //! 6. The driver polls until all ops are done, spinning a little, yielding, then asleep on one doorbell and the sockets.
 //!
@@ -76,6 +77,9 @@ pub mod element;
 pub mod engine;
 pub mod error;
 mod fork;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(feature = "tools")]
 pub mod launch;
 pub mod memory;

@@ -33,6 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "engine",
         ],
     ),
+    ("fuzz", &["transport", "bootstrap", "engine", "comm"]),
     ("launch", &["types", "error", "bootstrap", "comm"]),
 ];
 

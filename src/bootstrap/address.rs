@@ -50,7 +50,7 @@ impl Root {
         }
     }
 
-    pub(super) fn job(&self) -> [u8; 16] {
+    pub(crate) fn job(&self) -> [u8; 16] {
         match self {
             Root::Id(id) => id.job(),
             Root::Address(address) => {

@@ -16,14 +16,14 @@ use super::seats::Patience;
 use super::seek::Creed;
 use super::standby::Standby;
 use super::vigil::Rhythm;
-use super::wire::{self, CONTROL_VERSION, Gone, Hello, Inbox, MAX_WORLD, Terms, ToRoot};
+use super::wire::{self, CONTROL_VERSION, Caller, Gone, Hello, MAX_WORLD, Terms, ToRoot};
 use super::{MAX_CONTRIBUTION_BYTES, deadline_after, enlist, join, root};
 use crate::error::{Error, Result, Signature};
 use crate::topology::detect::process_id;
-use crate::transport::tcp::{PortRange, Secret, interface};
+use crate::transport::tcp::{Guard, PortRange, Secret, interface};
 use crate::types::Rank;
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -48,12 +48,14 @@ pub struct Config {
     pub port_range: Option<PortRange>,
     /// How often ranks say that they live, and how long one may be silent.
     pub rhythm: Rhythm,
+    /// How its connections are protected, control and data; the same on all ranks.
+    pub guard: Guard,
 }
 
 impl Config {
-    /// With ports and rhythm as they are where nothing is set.
+    /// With ports, rhythm and guard as they are where nothing is set.
     pub fn new(root: Root, rank: Rank, world: usize, timeout: Duration, iface: Option<String>) -> Config {
-        Config { root, rank, world, timeout, iface, port_range: None, rhythm: Rhythm::default() }
+        Config { root, rank, world, timeout, iface, port_range: None, rhythm: Rhythm::default(), guard: Guard::Plain }
     }
 }
 
@@ -66,6 +68,8 @@ pub struct Enlisting {
     pub port_range: Option<PortRange>,
     /// As in [`Config`].
     pub rhythm: Rhythm,
+    /// As in [`Config`].
+    pub guard: Guard,
 }
 
 /// What a newcomer learns.
@@ -106,7 +110,7 @@ pub struct Registration {
 impl Control {
     /// Joins the job; returns when all ranks have. Rank 0 also opens it, where no unique id did.
     pub fn join(config: Config) -> Result<Arc<Control>> {
-        let Config { root, rank, world, timeout, iface, port_range, rhythm } = config;
+        let Config { root, rank, world, timeout, iface, port_range, rhythm, guard } = config;
         if world == 0 || world > MAX_WORLD {
             return Err(Error::invalid(format!("a world of {world} ranks; it has between 1 and {MAX_WORLD}")));
         }
@@ -128,12 +132,7 @@ impl Control {
             Root::Address(address) if rank == 0 => {
                 let listeners = address.listen(iface.as_deref())?;
                 let door = listeners[0].local_addr().map_err(no_link)?;
-                root::start(
-                    listeners,
-                    root.secret().clone(),
-                    root.job(),
-                    Some((world, Patience { deadline, timeout })),
-                )?;
+                root::start(listeners, root.secret(), root.job(), Some((world, Patience { deadline, timeout })))?;
                 Some(door)
             }
             _ => None,
@@ -150,10 +149,11 @@ impl Control {
             rhythm,
             timeout_ms,
             remaining_ms: timeout_ms,
+            guard: guard as u8,
         };
-        let joined = join::join(&root, door, &hello, deadline)?;
+        let joined = join::join(&root, door, guard, &hello, deadline)?;
 
-        let reached_from = joined.stream.local_addr().map_err(no_link)?.ip();
+        let reached_from = joined.root.stream.local_addr().map_err(no_link)?.ip();
         let local_ip = match chosen_ip {
             Some(chosen_ip) => chosen_ip,
             // Beside a root that knows itself as loopback, of a job that spans hosts.
@@ -162,9 +162,9 @@ impl Control {
         };
         let listener = interface::listen(local_ip, port_range)?;
         let seat = Seat::here(listener.local_addr().map_err(no_link)?, process)?;
-        let creed = Creed { secret: root.secret().clone(), job: root.job(), rhythm, process };
+        let creed = Creed { secret: root.secret().clone(), job: root.job(), rhythm, guard, process };
         let knowledge = Knowledge::new(rank, joined.beside_root);
-        let control = Control::settle(rank, world, joined.stream, joined.inbox, listener, creed, knowledge)?;
+        let control = Control::settle(rank, world, joined.root, listener, creed, knowledge)?;
         control.shared.link.iter().for_each(|link| link.send(&ToRoot::Seat(seat.clone())));
         control.shared.wait_for_roster(deadline + GRACE)?;
         Ok(control)
@@ -173,16 +173,15 @@ impl Control {
     /// Joins a job that runs: waits until its members admit this newcomer. The rank that it is then, all who were admitted
     /// with it, and the members' offer. After a failure that another attempt may mend it is tried again until the deadline.
     pub fn enlist(invitation: &Invitation, terms: Enlisting, deadline: Instant) -> Result<(Arc<Control>, Admitted)> {
-        let Enlisting { iface, port_range, rhythm } = terms;
+        let Enlisting { iface, port_range, rhythm, guard } = terms;
         let chosen_ip = iface.as_deref().map(|iface| interface::resolve(Some(iface))).transpose()?;
         let process = process_id()?;
-        let creed = Creed { secret: invitation.secret.clone(), job: invitation.job, rhythm, process };
+        let creed = Creed { secret: invitation.secret.clone(), job: invitation.job, rhythm, guard, process };
         let enlisted = enlist::enlist(invitation, &creed, chosen_ip, port_range, deadline)?;
         let admission = enlisted.admission;
         let (rank, world) = (admission.rank, admission.roster.len());
         let knowledge = Knowledge::of_recruit(&admission);
-        let control =
-            Control::settle(rank, world, enlisted.stream, enlisted.inbox, enlisted.listener, creed, knowledge)?;
+        let control = Control::settle(rank, world, enlisted.caller, enlisted.listener, creed, knowledge)?;
         Ok((control, Admitted { recruits: admission.recruits, offer: admission.offer }))
     }
 
@@ -190,16 +189,16 @@ impl Control {
     fn settle(
         rank: Rank,
         world: usize,
-        stream: TcpStream,
-        inbox: Inbox,
+        root: Caller,
         listener: TcpListener,
         creed: Creed,
         knowledge: Knowledge,
     ) -> Result<Arc<Control>> {
         let local_ip = listener.local_addr().map_err(no_link)?.ip();
+        let Caller { stream, inbox, outbox } = root;
         let stream = Arc::new(stream);
-        let (link, woken) = Link::new(stream.clone()).map_err(no_link)?;
-        let gate = Gate::new(vec![listener], creed.secret.clone(), link.waker().map_err(no_link)?).map_err(no_link)?;
+        let (link, woken) = Link::new(stream.clone(), outbox).map_err(no_link)?;
+        let gate = Gate::new(vec![listener], &creed.secret, &creed.job).map_err(no_link)?;
         let shared = Arc::new(Shared::new(rank, world, local_ip, knowledge, Some(link)));
         let standby = Standby::new(gate, creed.job);
         let job = Some((creed.secret.clone(), creed.job));
@@ -247,6 +246,11 @@ impl Control {
         }
         let parts = self.gather(tag, members, Terms::Growing, offer, deadline)?;
         Ok(wire::decode_ranks(parts.last().and_then(Option::as_deref).unwrap_or_default()))
+    }
+
+    /// The job's name; none of a world that began with one rank.
+    pub fn job(&self) -> Option<[u8; 16]> {
+        self.creed.as_ref().map(|(_, job)| *job)
     }
 
     /// What a newcomer needs to find this job, whichever of its ranks is the root then; none of a world that began with one

@@ -10,8 +10,8 @@
 use super::invitation::Invitation;
 use super::roster::Seat;
 use super::seek::Creed;
-use super::wire::{self, Admission, CONTROL_VERSION, Enlist, FromRoot, Inbox, Knock, Outbox, Refusal, ToRoot};
-use super::{prepare, sleep_until};
+use super::wire::{self, Admission, CONTROL_VERSION, Caller, Enlist, FromRoot, Knock, Refusal, ToRoot};
+use super::{gate, prepare, sleep_until};
 use crate::error::{Error, Result};
 use crate::transport::tcp::{PortRange, handshake, interface};
 use nix::poll::{PollFd, PollFlags};
@@ -25,8 +25,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// A newcomer that is a rank now.
 pub(super) struct Enlisted {
-    pub stream: TcpStream,
-    pub inbox: Inbox,
+    pub caller: Caller,
     /// Its own door, which the others know.
     pub listener: TcpListener,
     pub admission: Admission,
@@ -47,7 +46,7 @@ pub(super) fn enlist(
     deadline: Instant,
 ) -> Result<Enlisted> {
     let nonce = getrandom::u64().map_err(|error| Error::bootstrap(format!("no random bytes: {error}")))?;
-    let who = Enlist { version: CONTROL_VERSION, job: creed.job, nonce };
+    let who = Enlist { version: CONTROL_VERSION, job: creed.job, nonce, guard: creed.guard as u8 };
     loop {
         for &door in &invitation.doors {
             let mut way = wait_inside(door, &who, creed, ip, ports, deadline);
@@ -86,22 +85,22 @@ fn wait_inside(
     prepare(&stream).map_err(no_link)?;
     let knock = postcard::to_stdvec(&Knock::Enlist(who.clone()))
         .map_err(|error| Error::bootstrap(format!("a knock that cannot be encoded: {error}")))?;
-    handshake::initiate(&stream, &creed.secret, &knock, Instant::now() + patience)?;
+    let terms = gate::terms(&creed.secret, &creed.job, Some(creed.guard));
+    let (_, session) = handshake::initiate(&stream, &terms, &knock, Instant::now() + patience)?;
     stream.set_nonblocking(true).map_err(no_link)?;
 
     let ip = ip.unwrap_or(stream.local_addr().map_err(no_link)?.ip());
     let listener = interface::listen(ip, ports)?;
     let seat = Seat::here(listener.local_addr().map_err(no_link)?, creed.process)?;
-    let mut outbox = Outbox::default();
-    outbox.push(Arc::new(wire::encode(&ToRoot::Seat(seat))?));
+    let mut caller = Caller::new(stream, session);
+    caller.outbox.push(Arc::new(wire::encode(&ToRoot::Seat(seat))?));
     // The root gives signs of life; where it falls silent it may have been given up, and another is to be asked.
     let silence = 3 * patience;
     let mut give_up_at = Instant::now() + silence;
-    let mut inbox = Inbox::default();
     loop {
-        match inbox.next::<FromRoot>()? {
+        match caller.inbox.next::<FromRoot>()? {
             Some(FromRoot::Admitted(admission)) => {
-                return Ok(Way::In(Box::new(Enlisted { stream, inbox, listener, admission: *admission })));
+                return Ok(Way::In(Box::new(Enlisted { caller, listener, admission: *admission })));
             }
             Some(FromRoot::Elsewhere { address }) => return Ok(Way::Elsewhere(address)),
             Some(FromRoot::Refused(Refusal::NotHere(what) | Refusal::Wrong(what))) => {
@@ -110,18 +109,19 @@ fn wait_inside(
             Some(_) => continue,
             None => {}
         }
-        outbox.flush(&stream).map_err(no_link)?;
+        caller.outbox.flush(&caller.stream).map_err(no_link)?;
         let wake_at = deadline.min(give_up_at);
         if Instant::now() >= wake_at {
             return Err(Error::bootstrap(format!("{door}: the members have not admitted anybody yet")));
         }
-        let interest = if outbox.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT };
-        sleep_until(&mut [PollFd::new(stream.as_fd(), interest)], Some(wake_at));
-        let before_bytes = inbox.received_bytes();
-        if !inbox.fill(&stream).map_err(no_link)? {
+        let interest =
+            if caller.outbox.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT };
+        sleep_until(&mut [PollFd::new(caller.stream.as_fd(), interest)], Some(wake_at));
+        let before_bytes = caller.inbox.received_bytes();
+        if !caller.inbox.fill(&caller.stream).map_err(no_link)? {
             return Err(Error::bootstrap(format!("{door}: hung up")));
         }
-        if inbox.received_bytes() > before_bytes {
+        if caller.inbox.received_bytes() > before_bytes {
             give_up_at = Instant::now() + silence;
         }
     }

@@ -1,162 +1,59 @@
-//! The root's door: whoever connects is shown to a thread of its own, and only those who prove that they hold the job's
-//! secret come through.
+//! A door of the control plane: only those who prove that they hold the job's secret come through.
 //!
-//! Scanners and silent connections cost a bounded number of such threads for a bounded time. When all are busy the
-//! connection that has been here longest is hung up on to make room, so strangers cannot keep a rank out.
+//! The root listens before its ranks say how their connections are to be protected, so it takes what each of them wishes
+//! (the wish is part of what the handshake proves); that all wish the same is checked with the seats.
 #![forbid(unsafe_code)]
 
-use super::wire::Knock;
+use super::wire::{Caller, Knock};
 use crate::error::{Error, Result};
-use crate::transport::tcp::{Secret, handshake};
-use std::collections::BTreeMap;
-use std::io::{ErrorKind, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use crate::transport::tcp::porch::{Arrival, Porch, decode_hello};
+use crate::transport::tcp::{Guard, Secret, Terms};
+use std::net::TcpListener;
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
-/// Handshakes under way at once.
-const MAX_HALF_OPEN: usize = 64;
-/// What a handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Before this age a handshake is not hung up on, however long the queue: an honest one needs a moment too.
-const MIN_AGE: Duration = Duration::from_millis(500);
-/// Pause after `accept` failed for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// A guest under examination.
-struct HalfOpen {
-    stream: TcpStream,
-    since: Instant,
+/// The terms of control connections of `job`; whoever dials says how they are protected.
+pub(super) fn terms(secret: &Secret, job: &[u8; 16], guard: Option<Guard>) -> Terms {
+    Terms::new(secret.clone(), guard, "roundel control", &[job])
 }
 
-/// How an examination ended.
-struct Verdict {
-    id: u64,
-    outcome: Result<(TcpStream, Knock)>,
-}
-
-pub(super) struct Gate {
-    listeners: Vec<TcpListener>,
-    secret: Arc<Secret>,
-    half_open: BTreeMap<u64, HalfOpen>,
-    next_id: u64,
-    paused_until: Option<Instant>,
-    verdicts: Receiver<Verdict>,
-    report: Sender<Verdict>,
-    waker: Arc<UnixStream>,
-}
+pub(super) struct Gate(Porch);
 
 impl Gate {
-    /// A gate over listening sockets. `waker` is written to when [`Gate::arrivals`] has something new.
-    pub(super) fn new(listeners: Vec<TcpListener>, secret: Secret, waker: UnixStream) -> std::io::Result<Gate> {
-        for listener in &listeners {
-            listener.set_nonblocking(true)?;
-        }
-        let (report, verdicts) = channel();
-        Ok(Gate {
-            listeners,
-            secret: Arc::new(secret),
-            half_open: BTreeMap::new(),
-            next_id: 0,
-            paused_until: None,
-            verdicts,
-            report,
-            waker: Arc::new(waker),
-        })
+    /// A gate over listening sockets.
+    pub(super) fn new(listeners: Vec<TcpListener>, secret: &Secret, job: &[u8; 16]) -> std::io::Result<Gate> {
+        Porch::new(listeners, terms(secret, job, None)).map(Gate)
     }
 
     /// The sockets it listened on, for another gate. Handshakes under way are given up; who was honest tries again.
-    pub(super) fn into_listeners(mut self) -> Vec<TcpListener> {
-        std::mem::take(&mut self.listeners)
+    pub(super) fn into_listeners(self) -> Vec<TcpListener> {
+        self.0.into_listeners()
     }
 
-    /// What to poll for reading; nothing while nobody can be let in.
+    /// What to poll for reading.
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let listeners = if self.resumes_at().is_some() { &[][..] } else { &self.listeners };
-        listeners.iter().map(AsFd::as_fd)
+        self.0.fds()
     }
 
-    /// When to look again although nothing came: there will be room.
-    pub(super) fn resumes_at(&self) -> Option<Instant> {
-        let oldest = self.half_open.values().next().filter(|_| self.half_open.len() >= MAX_HALF_OPEN);
-        let room_at = oldest.map(|oldest| oldest.since + MIN_AGE);
-        self.paused_until.max(room_at).filter(|at| *at > Instant::now())
-    }
-
-    /// Takes in everybody who waits outside, as far as there is room.
-    pub(super) fn accept(&mut self) {
-        for index in 0..self.listeners.len() {
-            while self.resumes_at().is_none() {
-                match self.listeners[index].accept() {
-                    Ok((stream, _)) => self.examine(stream),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    // Connections that are gone before they are accepted.
-                    Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
-                    Err(error) => {
-                        tracing::warn!(%error, "the root cannot accept connections; it tries again");
-                        self.paused_until = Some(Instant::now() + ACCEPT_PAUSE);
-                    }
-                }
-            }
-        }
-    }
-
-    fn examine(&mut self, stream: TcpStream) {
-        if self.half_open.len() >= MAX_HALF_OPEN
-            && let Some((_, oldest)) = self.half_open.pop_first()
-        {
-            // Its thread notices, and says so.
-            let _ = oldest.stream.shutdown(Shutdown::Both);
-        }
-        let id = self.next_id;
-        self.next_id += 1;
-        let copy = match stream.try_clone() {
-            Ok(copy) => copy,
-            Err(error) => return tracing::warn!(%error, "the root cannot take in a connection"),
-        };
-        let (secret, report, waker) = (self.secret.clone(), self.report.clone(), self.waker.clone());
-        let examination = move || {
-            let _ = report.send(Verdict { id, outcome: shake_hands(stream, &secret) });
-            // A full pipe wakes just as well.
-            let _ = (&*waker).write(&[0]);
-        };
-        match std::thread::Builder::new().name("roundel-gate".into()).spawn(examination) {
-            Ok(_) => drop(self.half_open.insert(id, HalfOpen { stream: copy, since: Instant::now() })),
-            Err(error) => tracing::warn!(%error, "the root cannot start a thread for a connection"),
-        }
+    /// When to look again although nothing came.
+    pub(super) fn wakes_at(&self) -> Option<Instant> {
+        self.0.wakes_at()
     }
 
     /// Those who have proved themselves since the last call.
-    pub(super) fn arrivals(&mut self) -> Vec<(TcpStream, Knock)> {
-        let mut arrivals = Vec::new();
-        while let Ok(Verdict { id, outcome }) = self.verdicts.try_recv() {
-            self.half_open.remove(&id);
-            match outcome {
-                Ok(arrival) => arrivals.push(arrival),
-                Err(error) => tracing::warn!(%error, "a connection that is not of this job was turned away"),
-            }
-        }
-        arrivals
+    pub(super) fn arrivals(&mut self) -> Vec<(Caller, Knock)> {
+        let admit = |arrival| {
+            admit(arrival).inspect_err(|error| tracing::warn!(%error, "a rank of this job was turned away")).ok()
+        };
+        self.0.attend().into_iter().filter_map(admit).collect()
     }
 }
 
-impl Drop for Gate {
-    fn drop(&mut self) {
-        for half_open in self.half_open.values() {
-            let _ = half_open.stream.shutdown(Shutdown::Both);
-        }
-    }
-}
-
-fn shake_hands(stream: TcpStream, secret: &Secret) -> Result<(TcpStream, Knock)> {
-    let unprepared = |error| Error::system("preparing a connection to the root", error);
+fn admit(arrival: Arrival) -> Result<(Caller, Knock)> {
+    let knock = decode_hello::<Knock>(&arrival.hello);
+    let (stream, session) = arrival.answer(knock.as_ref().map(|_| Vec::new()).map_err(Error::clone))?;
+    let unprepared = |error| Error::system("preparing a control connection", error);
     super::prepare(&stream).map_err(unprepared)?;
-    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
-    let hello = handshake::respond(&stream, secret, deadline, |_| Ok(Vec::new()))?;
     stream.set_nonblocking(true).map_err(unprepared)?;
-    let hello = postcard::from_bytes(&hello).map_err(|_| Error::bootstrap("a hello that makes no sense"))?;
-    Ok((stream, hello))
+    Ok((Caller::new(stream, session), knock?))
 }

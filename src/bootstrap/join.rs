@@ -5,10 +5,11 @@
 #![forbid(unsafe_code)]
 
 use super::address::Root;
-use super::wire::{FromRoot, Hello, Inbox, Knock, Refusal};
+use super::gate;
+use super::wire::{Caller, FromRoot, Hello, Knock, Refusal};
 use super::{Seconds, prepare, sleep_until};
 use crate::error::{Error, Result};
-use crate::transport::tcp::handshake;
+use crate::transport::tcp::{Guard, handshake};
 use crate::types::Rank;
 use nix::poll::{PollFd, PollFlags};
 use std::net::{SocketAddr, TcpStream};
@@ -27,10 +28,8 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// A rank that is in.
 pub(super) struct Joined {
-    /// Nonblocking.
-    pub stream: TcpStream,
-    /// May hold the beginning of what follows the start.
-    pub inbox: Inbox,
+    /// Its inbox may hold the beginning of what follows the start.
+    pub root: Caller,
     /// Ranks in the root's process.
     pub beside_root: Vec<Rank>,
 }
@@ -52,7 +51,13 @@ enum Telling {
 }
 
 /// Joins the job. `doors` are given where they are known; else the root's candidates.
-pub(super) fn join(root: &Root, door: Option<SocketAddr>, hello: &Hello, deadline: Instant) -> Result<Joined> {
+pub(super) fn join(
+    root: &Root,
+    door: Option<SocketAddr>,
+    guard: Guard,
+    hello: &Hello,
+    deadline: Instant,
+) -> Result<Joined> {
     let (mut patience, mut pause) = (FIRST_PATIENCE, FIRST_PAUSE);
     let mut last: Option<(Telling, String)> = None;
     loop {
@@ -68,7 +73,7 @@ pub(super) fn join(root: &Root, door: Option<SocketAddr>, hello: &Hello, deadlin
                     if Instant::now() >= deadline {
                         break;
                     }
-                    match knock(root, *door, hello, patience, deadline) {
+                    match knock(root, *door, guard, hello, patience, deadline) {
                         Ok(joined) => return Ok(joined),
                         Err(Rebuff::Final(error)) => return Err(error),
                         Err(Rebuff::Elsewhere { what, telling }) => round.push((telling, what)),
@@ -98,6 +103,7 @@ pub(super) fn join(root: &Root, door: Option<SocketAddr>, hello: &Hello, deadlin
 fn knock(
     root: &Root,
     door: SocketAddr,
+    guard: Guard,
     hello: &Hello,
     patience: Duration,
     deadline: Instant,
@@ -112,20 +118,20 @@ fn knock(
     let remaining_ms = deadline.saturating_duration_since(Instant::now()).as_millis() as u64;
     let hello = postcard::to_stdvec(&Knock::Hello(Hello { remaining_ms, ..hello.clone() }))
         .map_err(|error| Rebuff::Final(Error::bootstrap(format!("a hello that cannot be encoded: {error}"))))?;
-    handshake::initiate(&stream, root.secret(), &hello, Instant::now() + patience)
+    let terms = gate::terms(root.secret(), &root.job(), Some(guard));
+    let (_, session) = handshake::initiate(&stream, &terms, &hello, Instant::now() + patience)
         .map_err(|error| elsewhere(Telling::NotOurs, error_words(&error)))?;
     stream.set_nonblocking(true).map_err(nobody)?;
-    wait_for_start(stream, door, deadline + GRACE)
+    wait_for_start(Caller::new(stream, session), door, deadline + GRACE)
 }
 
 /// The root has our hello. It speaks when everybody is here, or when it is too late.
-fn wait_for_start(stream: TcpStream, door: SocketAddr, deadline: Instant) -> std::result::Result<Joined, Rebuff> {
+fn wait_for_start(mut root: Caller, door: SocketAddr, deadline: Instant) -> std::result::Result<Joined, Rebuff> {
     let elsewhere = |what: String| Rebuff::Elsewhere { what: format!("{door}: {what}"), telling: Telling::RootsWord };
-    let mut inbox = Inbox::default();
     loop {
-        match inbox.next::<FromRoot>() {
+        match root.inbox.next::<FromRoot>() {
             Ok(None) => {}
-            Ok(Some(FromRoot::Start { beside_root })) => return Ok(Joined { stream, inbox, beside_root }),
+            Ok(Some(FromRoot::Start { beside_root })) => return Ok(Joined { root, beside_root }),
             Ok(Some(FromRoot::Failed { error })) => return Err(Rebuff::Final(error)),
             Ok(Some(FromRoot::Refused(Refusal::Wrong(what)))) => return Err(Rebuff::Final(Error::bootstrap(what))),
             Ok(Some(FromRoot::Refused(Refusal::NotHere(what)))) => return Err(elsewhere(what)),
@@ -135,8 +141,8 @@ fn wait_for_start(stream: TcpStream, door: SocketAddr, deadline: Instant) -> std
         if Instant::now() >= deadline {
             return Err(elsewhere("the root let this rank in and then fell silent".to_string()));
         }
-        sleep_until(&mut [PollFd::new(stream.as_fd(), PollFlags::POLLIN)], Some(deadline));
-        match inbox.fill(&stream) {
+        sleep_until(&mut [PollFd::new(root.stream.as_fd(), PollFlags::POLLIN)], Some(deadline));
+        match root.inbox.fill(&root.stream) {
             Ok(true) => {}
             Ok(false) => return Err(elsewhere("the root went away before the job started".to_string())),
             Err(error) => return Err(elsewhere(format!("the root went away before the job started ({error})"))),

@@ -8,7 +8,7 @@ use super::seek::{Creed, seek};
 use super::sleep_until;
 use super::standby::{Standby, silence};
 use super::vigil::Vigil;
-use super::wire::{FromRoot, Gone, Inbox, ToRoot};
+use super::wire::{Caller, FromRoot, Gone, Inbox, ToRoot};
 use crate::error::Error;
 use crate::types::Rank;
 use nix::poll::{PollFd, PollFlags};
@@ -80,9 +80,10 @@ impl Ear {
                 None => false,
             };
             match seek(&shared, &self.creed, &mut self.standby, &what, &is_enough) {
-                Ok((stream, inbox)) => {
+                Ok(Caller { stream, inbox, outbox }) => {
                     tracing::debug!(rank = shared.rank, "follows the next root");
-                    shared.follow(stream.clone());
+                    let stream = Arc::new(stream);
+                    shared.follow(stream.clone(), outbox);
                     (self.stream, self.inbox) = (stream, inbox);
                 }
                 Err(error) => {
@@ -191,7 +192,7 @@ impl Ear {
         let mut fds =
             vec![PollFd::new(self.stream.as_fd(), interest), PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.standby.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        sleep_until(&mut fds, wake_at.into_iter().chain(self.standby.resumes_at()).min());
+        sleep_until(&mut fds, wake_at.into_iter().chain(self.standby.wakes_at()).min());
         let mut scrap = [0; 64];
         while matches!((&self.woken).read(&mut scrap), Ok(read_bytes) if read_bytes > 0) {}
     }

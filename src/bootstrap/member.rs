@@ -56,11 +56,11 @@ struct State {
 
 impl Link {
     /// A link over a nonblocking stream, and what is readable when its control thread is to look around.
-    pub(super) fn new(stream: Arc<TcpStream>) -> std::io::Result<(Link, UnixStream)> {
+    pub(super) fn new(stream: Arc<TcpStream>, outbox: Outbox) -> std::io::Result<(Link, UnixStream)> {
         let (woken, waker) = UnixStream::pair()?;
         woken.set_nonblocking(true)?;
         waker.set_nonblocking(true)?;
-        let line = Line { stream: Some(stream), outbox: Outbox::default() };
+        let line = Line { stream: Some(stream), outbox };
         Ok((Link { line: Mutex::new(line), waker }, woken))
     }
 
@@ -91,8 +91,7 @@ impl Link {
     }
 
     /// Goes on over a new connection, on which these messages are the first.
-    pub(super) fn splice(&self, stream: Arc<TcpStream>, first: &[ToRoot]) {
-        let mut outbox = Outbox::default();
+    pub(super) fn splice(&self, stream: Arc<TcpStream>, mut outbox: Outbox, first: &[ToRoot]) {
         for frame in first.iter().filter_map(|message| wire::encode(message).ok()) {
             outbox.push(Arc::new(frame));
         }
@@ -104,11 +103,6 @@ impl Link {
     fn wake(&self) {
         // A full pipe wakes just as well.
         let _ = (&self.waker).write(&[0]);
-    }
-
-    /// What wakes the control thread, for others who have something for it.
-    pub(super) fn waker(&self) -> std::io::Result<UnixStream> {
-        self.waker.try_clone()
     }
 
     #[cfg(test)]
@@ -123,7 +117,7 @@ impl Line {
         if let Some(stream) = &self.stream
             && self.outbox.flush(stream).is_err()
         {
-            self.outbox = Outbox::default();
+            self.outbox.clear();
         }
         !self.outbox.is_empty()
     }
@@ -273,11 +267,11 @@ impl Shared {
     }
 
     /// Goes on with the next root, which has said so already.
-    pub(super) fn follow(&self, stream: Arc<TcpStream>) {
+    pub(super) fn follow(&self, stream: Arc<TcpStream>, outbox: Outbox) {
         let Some(link) = &self.link else { return };
         // Under the lock under which contributions are made: none is said twice, and none not at all.
         let state = lock(&self.state);
-        link.splice(stream, &state.knowledge.introduction());
+        link.splice(stream, outbox, &state.knowledge.introduction());
     }
 
     /// No root is left for this rank. What waits for one fails.

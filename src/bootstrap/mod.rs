@@ -20,13 +20,14 @@
 //! has one TCP connection to the root. What it says comes in one order for everybody, because one thread says it.
 //!
 //! Both ends of each connection prove that they hold the job's secret before anything is believed or kept. After that the
-//! control plane is cleartext, and a rank that holds the secret is trusted.
+//! control plane is protected as the data links are ([`Guard`]), and a rank that holds the secret is trusted.
 #![forbid(unsafe_code)]
 
 mod address;
 mod control;
-mod digest;
 mod enlist;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod gate;
 mod gathering;
 mod invitation;
@@ -60,6 +61,9 @@ pub use unique_id::UniqueId;
 pub use vigil::Rhythm;
 pub use wire::MAX_CONTRIBUTION_BYTES;
 
+#[cfg(doc)]
+use crate::transport::tcp::Guard;
+use crate::transport::tcp::digest;
 use nix::poll::{PollFd, PollTimeout, poll};
 use std::fmt;
 use std::net::TcpStream;

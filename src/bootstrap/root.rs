@@ -17,12 +17,12 @@ use super::ledger::{Audience, Ledger, Mail};
 use super::roster::Seat;
 use super::seats::{Patience, Seats, Token};
 use super::seek::Creed;
-use super::standby::{Parked, say, silence};
+use super::standby::{Parked, silence};
 pub(super) use super::succession::Inheritance;
 use super::succession::Succession;
 use super::vigil::{Rhythm, Vigil};
 use super::wire::{
-    self, Admission, CONTROL_VERSION, Enlist, FromRoot, Gone, Hello, Inbox, Knock, Outbox, Refusal, Return, ToRoot,
+    self, Admission, CONTROL_VERSION, Caller, Enlist, FromRoot, Gone, Hello, Knock, Refusal, Return, ToRoot,
 };
 use crate::error::{Error, Result};
 use crate::topology::detect::process_id;
@@ -30,10 +30,9 @@ use crate::transport::tcp::Secret;
 use crate::types::Rank;
 use nix::poll::{PollFd, PollFlags};
 use std::collections::{BTreeMap, HashMap};
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,7 +45,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(50);
 /// where they are known beforehand.
 pub(super) fn start(
     listeners: Vec<TcpListener>,
-    secret: Secret,
+    secret: &Secret,
     job: [u8; 16],
     expected: Option<(usize, Patience)>,
 ) -> Result<()> {
@@ -64,9 +63,10 @@ pub(super) fn succeed(
     inheritance: Inheritance,
 ) -> Result<()> {
     let phase = Phase::Succeeding(Box::new(Succession::new(inheritance)), Instant::now());
-    let mut root = Root::new(listeners, creed.secret.clone(), creed.job, phase, creed.rhythm, creed.process)?;
-    for Parked { stream, who, .. } in parked {
-        root.welcome(stream, Knock::Return(who));
+    let mut root = Root::new(listeners, &creed.secret, creed.job, phase, creed.rhythm, creed.process)?;
+    root.guard = creed.guard as u8;
+    for Parked { caller, who, .. } in parked {
+        root.welcome(caller, Knock::Return(who));
     }
     root.spawn()
 }
@@ -81,25 +81,22 @@ enum Phase {
 /// A rank that was let in.
 struct Guest {
     rank: Rank,
-    stream: TcpStream,
-    inbox: Inbox,
-    outbox: Outbox,
+    caller: Caller,
 }
 
 /// Somebody who is no rank yet.
 struct Recruit {
-    stream: TcpStream,
-    inbox: Inbox,
-    outbox: Outbox,
+    caller: Caller,
     /// Where it will be found. Before it says that, it cannot be admitted.
     seat: Option<Seat>,
 }
 
 struct Root {
     gate: Gate,
-    woken: UnixStream,
     process: u64,
     job: [u8; 16],
+    /// How the job's connections are protected.
+    guard: u8,
     reign: u32,
     rhythm: Rhythm,
     vigil: Vigil,
@@ -116,21 +113,18 @@ struct Root {
 impl Root {
     fn new(
         listeners: Vec<TcpListener>,
-        secret: Secret,
+        secret: &Secret,
         job: [u8; 16],
         phase: Phase,
         rhythm: Rhythm,
         process: u64,
     ) -> Result<Root> {
         let no_start = |error| Error::system("starting the root service", error);
-        let (woken, waker) = UnixStream::pair().map_err(no_start)?;
-        woken.set_nonblocking(true).map_err(no_start)?;
-        waker.set_nonblocking(true).map_err(no_start)?;
         Ok(Root {
-            gate: Gate::new(listeners, secret, waker).map_err(no_start)?,
-            woken,
+            gate: Gate::new(listeners, secret, &job).map_err(no_start)?,
             process,
             job,
+            guard: 0,
             reign: 0,
             rhythm,
             vigil: Vigil::new(rhythm, Instant::now()),
@@ -152,11 +146,8 @@ impl Root {
     fn run(mut self) {
         while !self.is_over() {
             let ready = self.wait();
-            let mut scrap = [0; 64];
-            while matches!((&self.woken).read(&mut scrap), Ok(read_bytes) if read_bytes > 0) {}
-            self.gate.accept();
-            for (stream, knock) in self.gate.arrivals() {
-                self.welcome(stream, knock);
+            for (caller, knock) in self.gate.arrivals() {
+                self.welcome(caller, knock);
             }
             for token in ready {
                 self.serve(token);
@@ -174,13 +165,14 @@ impl Root {
             Phase::Succeeding(..) => Some(Instant::now() + LOOK_AGAIN),
             Phase::Running(_) => self.vigil.next_look(),
         };
-        let wake_at = wake_at.into_iter().chain(self.gate.resumes_at()).min();
-        let mut fds = vec![PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
-        fds.extend(self.guests.values().map(|guest| PollFd::new(guest.stream.as_fd(), guest.interest())));
-        fds.extend(self.recruits.values().map(|recruit| PollFd::new(recruit.stream.as_fd(), PollFlags::POLLIN)));
+        let wake_at = wake_at.into_iter().chain(self.gate.wakes_at()).min();
+        let guests = self.guests.values().map(|guest| PollFd::new(guest.caller.stream.as_fd(), guest.interest()));
+        let recruits = self.recruits.values();
+        let recruits = recruits.map(|recruit| PollFd::new(recruit.caller.stream.as_fd(), PollFlags::POLLIN));
+        let mut fds: Vec<PollFd> = guests.chain(recruits).collect();
         fds.extend(self.gate.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         super::sleep_until(&mut fds, wake_at);
-        let guests = self.guests.keys().zip(&fds[1..]);
+        let guests = self.guests.keys().zip(&fds);
         guests.filter(|(_, fd)| fd.any().unwrap_or(true)).map(|(token, _)| *token).collect()
     }
 
@@ -226,7 +218,7 @@ impl Root {
         }
         self.post(mail);
         if let Ok(alive) = wire::encode(&FromRoot::Alive).map(Arc::new) {
-            self.recruits.values_mut().for_each(|recruit| recruit.outbox.push(alive.clone()));
+            self.recruits.values_mut().for_each(|recruit| recruit.caller.outbox.push(alive.clone()));
         }
         if silent.is_empty() {
             return;
@@ -246,26 +238,29 @@ impl Root {
         }
     }
 
-    fn welcome(&mut self, stream: TcpStream, knock: Knock) {
+    fn welcome(&mut self, caller: Caller, knock: Knock) {
         match knock {
-            Knock::Hello(hello) => self.seat(stream, &hello),
-            Knock::Return(who) => self.take_back(stream, &who),
-            Knock::Enlist(who) => self.enlist(stream, &who),
+            Knock::Hello(hello) => self.seat(caller, &hello),
+            Knock::Return(who) => self.take_back(caller, &who),
+            Knock::Enlist(who) => self.enlist(caller, &who),
         }
     }
 
-    fn enlist(&mut self, stream: TcpStream, who: &Enlist) {
+    fn enlist(&mut self, caller: Caller, who: &Enlist) {
         let why = match &self.phase {
             _ if who.job != self.job => "the root that was found belongs to another job",
             _ if who.version != CONTROL_VERSION => "the job runs another version of Roundel",
             Phase::Filling(_) => "the job has not started",
+            _ if who.guard != self.guard => {
+                "the job protects its connections otherwise (ROUNDEL_ENCRYPT, ROUNDEL_CHECKSUM)"
+            }
             _ => "",
         };
         if !why.is_empty() {
             tracing::warn!(why, "a newcomer was turned away");
-            return say(&stream, &FromRoot::Refused(Refusal::NotHere(why.into())));
+            return caller.say(&FromRoot::Refused(Refusal::NotHere(why.into())));
         }
-        let recruit = Recruit { stream, inbox: Inbox::default(), outbox: Outbox::default(), seat: None };
+        let recruit = Recruit { caller, seat: None };
         // The second connection of a newcomer takes the place of the first.
         self.recruits.insert(who.nonce, recruit);
     }
@@ -274,8 +269,8 @@ impl Root {
     fn serve_recruits(&mut self) {
         let mut gone = Vec::new();
         for (&nonce, recruit) in &mut self.recruits {
-            let is_here = recruit.inbox.fill(&recruit.stream).unwrap_or(false);
-            match recruit.inbox.next::<ToRoot>() {
+            let is_here = recruit.caller.inbox.fill(&recruit.caller.stream).unwrap_or(false);
+            match recruit.caller.inbox.next::<ToRoot>() {
                 Ok(Some(ToRoot::Seat(seat))) if recruit.seat.is_none() => {
                     if let Phase::Running(ledger) = &mut self.phase {
                         ledger.enlist(nonce, seat.clone());
@@ -302,24 +297,23 @@ impl Root {
             Phase::Running(ledger) => ledger.beside(self.process),
             _ => Vec::new(),
         };
-        let token = self.admit(admission.rank, recruit.stream);
+        let token = self.admit(admission.rank, recruit.caller);
         self.vigil.hear(admission.rank);
         let frame = wire::encode(&FromRoot::Admitted(Box::new(admission)));
         if let (Some(guest), Ok(frame)) = (self.guests.get_mut(&token), frame) {
-            (guest.inbox, guest.outbox) = (recruit.inbox, recruit.outbox);
-            guest.outbox.push(Arc::new(frame));
+            guest.caller.outbox.push(Arc::new(frame));
         }
     }
 
-    fn admit(&mut self, rank: Rank, stream: TcpStream) -> Token {
+    fn admit(&mut self, rank: Rank, caller: Caller) -> Token {
         let token = self.next_token;
         self.next_token += 1;
         self.token_of.insert(rank, token);
-        self.guests.insert(token, Guest { rank, stream, inbox: Inbox::default(), outbox: Outbox::default() });
+        self.guests.insert(token, Guest { rank, caller });
         token
     }
 
-    fn seat(&mut self, stream: TcpStream, hello: &Hello) {
+    fn seat(&mut self, caller: Caller, hello: &Hello) {
         let admitted = match &mut self.phase {
             Phase::Filling(seats) => seats.admit(hello, self.next_token),
             _ => Err(Refusal::NotHere(format!("rank {} comes when the job is complete", hello.rank))),
@@ -327,20 +321,20 @@ impl Root {
         match admitted {
             Err(refusal) => {
                 tracing::warn!(?refusal, "a rank was turned away");
-                say(&stream, &FromRoot::Refused(refusal));
+                caller.say(&FromRoot::Refused(refusal));
             }
             Ok(replaced) => {
                 if let Some(replaced) = replaced {
                     self.guests.remove(&replaced);
                 }
-                self.admit(hello.rank, stream);
+                self.admit(hello.rank, caller);
                 self.start_when_full();
             }
         }
     }
 
     /// A rank that has lost its root.
-    fn take_back(&mut self, stream: TcpStream, who: &Return) {
+    fn take_back(&mut self, caller: Caller, who: &Return) {
         let rank = who.rank;
         let objection = match &mut self.phase {
             Phase::Succeeding(succession, _) => succession.admit(rank).err(),
@@ -357,8 +351,8 @@ impl Root {
             Phase::Filling(_) => Some(Gone::Silent("is not of this job".into())),
         };
         match objection {
-            Some(how) => say(&stream, &FromRoot::Gone { rank, how }),
-            None => _ = self.admit(rank, stream),
+            Some(how) => caller.say(&FromRoot::Gone { rank, how }),
+            None => _ = self.admit(rank, caller),
         }
     }
 
@@ -392,6 +386,7 @@ impl Root {
         if seats.is_full() {
             let beside_root = seats.beside(self.process);
             self.rhythm = seats.rhythm();
+            self.guard = seats.guard();
             self.phase = Phase::Running(Box::new(Ledger::new(seats.world())));
             self.watch_all();
             self.post(vec![(Audience::Everybody, FromRoot::Start { beside_root })]);
@@ -401,7 +396,7 @@ impl Root {
     /// Reads what a guest has sent, and does it.
     fn serve(&mut self, token: Token) {
         let Some(guest) = self.guests.get_mut(&token) else { return };
-        let ended = match guest.inbox.fill(&guest.stream) {
+        let ended = match guest.caller.inbox.fill(&guest.caller.stream) {
             Ok(true) => None,
             Ok(false) => Some("closed its control connection without a goodbye".to_string()),
             Err(error) => Some(format!("lost its control connection ({error})")),
@@ -409,7 +404,7 @@ impl Root {
         self.vigil.hear(guest.rank);
         loop {
             let Some(guest) = self.guests.get_mut(&token) else { return };
-            let message = match guest.inbox.next::<ToRoot>() {
+            let message = match guest.caller.inbox.next::<ToRoot>() {
                 Ok(Some(message)) => message,
                 Ok(None) => break,
                 Err(error) => return self.lose(token, &format!("sent what makes no sense ({error})")),
@@ -491,12 +486,12 @@ impl Root {
             match audience {
                 Audience::Recruit(_) => {}
                 Audience::Everybody => {
-                    self.guests.values_mut().for_each(|guest| guest.outbox.push(frame.clone()));
+                    self.guests.values_mut().for_each(|guest| guest.caller.outbox.push(frame.clone()));
                 }
                 Audience::Ranks(ranks) => {
                     for rank in ranks {
                         if let Some(guest) = self.token_of.get(&rank).and_then(|token| self.guests.get_mut(token)) {
-                            guest.outbox.push(frame.clone());
+                            guest.caller.outbox.push(frame.clone());
                         }
                     }
                 }
@@ -507,11 +502,11 @@ impl Root {
     /// Sends what can be sent now. Whether a guest that cannot be sent to is lost shows when it is read: its goodbye may
     /// have arrived before its connection broke.
     fn flush(&mut self) {
-        let guests = self.guests.values_mut().map(|guest| (&guest.stream, &mut guest.outbox));
-        let recruits = self.recruits.values_mut().map(|recruit| (&recruit.stream, &mut recruit.outbox));
-        for (stream, outbox) in guests.chain(recruits) {
+        let guests = self.guests.values_mut().map(|guest| &mut guest.caller);
+        let recruits = self.recruits.values_mut().map(|recruit| &mut recruit.caller);
+        for Caller { stream, outbox, .. } in guests.chain(recruits) {
             if outbox.flush(stream).is_err() {
-                *outbox = Outbox::default();
+                outbox.clear();
             }
         }
     }
@@ -519,7 +514,7 @@ impl Root {
 
 impl Guest {
     fn interest(&self) -> PollFlags {
-        if self.outbox.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT }
+        if self.caller.outbox.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT }
     }
 }
 

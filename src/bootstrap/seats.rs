@@ -5,6 +5,7 @@ use super::vigil::Rhythm;
 use super::wire::{CONTROL_VERSION, Hello, MAX_WORLD, Refusal};
 use super::{Seconds, deadline_after};
 use crate::error::Error;
+use crate::transport::tcp::Guard;
 use crate::types::Rank;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ struct Seat {
     nonce: u64,
     process: u64,
     rhythm: Rhythm,
+    guard: u8,
     patience: Patience,
 }
 
@@ -59,6 +61,12 @@ impl Seats {
         if world == 0 || world > MAX_WORLD || rank >= world {
             return Err(Refusal::Wrong(format!("rank {rank} of {world} makes no sense")));
         }
+        if let Some(seat) = self.taken.values().find(|seat| seat.guard != hello.guard) {
+            let [theirs, ours] = [hello.guard, seat.guard].map(in_words);
+            return Err(Refusal::Wrong(format!(
+                "rank {rank} has {theirs}, the ranks before it have {ours}; set both alike on all ranks"
+            )));
+        }
         if self.world == 0 {
             self.world = world;
         }
@@ -81,8 +89,8 @@ impl Seats {
             deadline: deadline_after(Duration::from_millis(hello.remaining_ms)),
             timeout: Duration::from_millis(hello.timeout_ms),
         };
-        self.taken
-            .insert(rank, Seat { token, nonce: hello.nonce, process: hello.process, rhythm: hello.rhythm, patience });
+        let Hello { nonce, process, rhythm, guard, .. } = *hello;
+        self.taken.insert(rank, Seat { token, nonce, process, rhythm, guard, patience });
         Ok(replaced)
     }
 
@@ -100,6 +108,11 @@ impl Seats {
 
     pub(super) fn world(&self) -> usize {
         self.world
+    }
+
+    /// How all of them protect their connections.
+    pub(super) fn guard(&self) -> u8 {
+        self.taken.values().next().map_or(0, |seat| seat.guard)
     }
 
     /// The slowest that a rank wishes for, should they differ.
@@ -129,6 +142,10 @@ impl Seats {
     }
 }
 
+fn in_words(guard: u8) -> String {
+    Guard::from_code(guard).map_or_else(|| format!("protection {guard}"), |guard| guard.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +161,7 @@ mod tests {
             rhythm: Rhythm::default(),
             timeout_ms: 5000,
             remaining_ms: 4000 - rank as u64,
+            guard: 0,
         }
     }
 
@@ -166,6 +184,18 @@ mod tests {
         assert_eq!(seats.admit(&hello(2, 3), 12), Ok(None));
         assert!(seats.is_full());
         assert_eq!(seats.beside(0), [0, 1]);
+    }
+
+    #[test]
+    fn ranks_that_protect_their_connections_differently_are_told_how() {
+        let mut seats = Seats::new([1; 16], None);
+        seats.admit(&hello(0, 2), 10).unwrap();
+        let refused = refusal(seats.admit(&Hello { guard: 2, ..hello(1, 2) }, 11));
+        assert!(
+            refused.contains("rank 1 has ROUNDEL_ENCRYPT=1, the ranks before it have ROUNDEL_ENCRYPT=0"),
+            "{refused}"
+        );
+        assert!(!seats.is_full());
     }
 
     #[test]

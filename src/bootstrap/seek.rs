@@ -17,15 +17,14 @@ use super::member::Shared;
 use super::root;
 use super::standby::{Standby, silence};
 use super::vigil::Rhythm;
-use super::wire::{CONTROL_VERSION, FromRoot, Gone, Inbox, Knock, Return};
-use super::{prepare, sleep_until};
+use super::wire::{CONTROL_VERSION, Caller, FromRoot, Gone, Knock, Return};
+use super::{gate, prepare, sleep_until};
 use crate::error::{Error, Result};
-use crate::transport::tcp::{Secret, handshake};
+use crate::transport::tcp::{Guard, Secret, handshake};
 use nix::poll::{PollFd, PollFlags};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Between two knocks at a door that was just being opened.
@@ -36,6 +35,8 @@ pub(super) struct Creed {
     pub secret: Secret,
     pub job: [u8; 16],
     pub rhythm: Rhythm,
+    /// How its connections are protected.
+    pub guard: Guard,
     /// This process ([`crate::topology::detect::process_id`]).
     pub process: u64,
 }
@@ -43,7 +44,7 @@ pub(super) struct Creed {
 /// How a knock ended.
 enum Answer {
     /// This is the root, and it has said so.
-    Root(TcpStream, Inbox),
+    Root(Caller),
     /// The root is there.
     Elsewhere(SocketAddr),
     /// The others have given this rank up.
@@ -62,7 +63,7 @@ pub(super) fn seek(
     standby: &mut Standby,
     what: &str,
     is_enough: &dyn Fn() -> bool,
-) -> Result<(Arc<TcpStream>, Inbox)> {
+) -> Result<Caller> {
     // Whoever is not silent answers within this time; a successor waits as long for those who are late.
     let patience = creed.rhythm.timeout;
     let mut tried: Option<(crate::types::Rank, Instant)> = None;
@@ -92,7 +93,7 @@ pub(super) fn seek(
             answer = knock(shared, creed, address, patience);
         }
         match answer {
-            Answer::Root(stream, inbox) => return Ok((Arc::new(stream), inbox)),
+            Answer::Root(caller) => return Ok(caller),
             Answer::Expelled(how) => shared.announce(Event::Gone(shared.rank, how)),
             // Now it is certain that the root's process has ended, and with it all its ranks.
             Answer::NobodyThere if shared.knows(|knowledge| knowledge.was_beside_root(heir)) => {
@@ -139,16 +140,17 @@ fn talk(shared: &Shared, creed: &Creed, stream: TcpStream, patience: Duration) -
     };
     let knock = postcard::to_stdvec(&Knock::Return(who))
         .map_err(|error| Error::bootstrap(format!("a knock that cannot be encoded: {error}")))?;
-    handshake::initiate(&stream, &creed.secret, &knock, Instant::now() + patience)?;
+    let terms = gate::terms(&creed.secret, &creed.job, Some(creed.guard));
+    let (_, session) = handshake::initiate(&stream, &terms, &knock, Instant::now() + patience)?;
     stream.set_nonblocking(true).map_err(unprepared)?;
     // The successor waits for all who are not known to be gone, as long as they may be silent, before it reigns.
     let deadline = Instant::now() + 2 * patience + Duration::from_millis(500);
-    let mut inbox = Inbox::default();
+    let mut caller = Caller::new(stream, session);
     loop {
-        match inbox.next::<FromRoot>()? {
+        match caller.inbox.next::<FromRoot>()? {
             Some(reign @ FromRoot::Reign { .. }) => {
                 shared.hear(reign);
-                return Ok(Answer::Root(stream, inbox));
+                return Ok(Answer::Root(caller));
             }
             Some(FromRoot::Elsewhere { address }) => return Ok(Answer::Elsewhere(address)),
             Some(FromRoot::Gone { rank, how }) if rank == shared.rank => return Ok(Answer::Expelled(how)),
@@ -159,9 +161,9 @@ fn talk(shared: &Shared, creed: &Creed, stream: TcpStream, patience: Duration) -
         if Instant::now() >= deadline {
             return Ok(Answer::Nothing);
         }
-        sleep_until(&mut [PollFd::new(stream.as_fd(), PollFlags::POLLIN)], Some(deadline));
+        sleep_until(&mut [PollFd::new(caller.stream.as_fd(), PollFlags::POLLIN)], Some(deadline));
         let lost = |error| Error::system("waiting for the next root", error);
-        if !inbox.fill(&stream).map_err(lost)? {
+        if !caller.inbox.fill(&caller.stream).map_err(lost)? {
             return Ok(Answer::Nothing);
         }
     }

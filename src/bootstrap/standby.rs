@@ -4,11 +4,10 @@
 
 use super::gate::Gate;
 use super::member::Shared;
-use super::wire::{self, CONTROL_VERSION, FromRoot, Gone, Knock, Outbox, Refusal, Return};
+use super::wire::{CONTROL_VERSION, Caller, FromRoot, Gone, Knock, Refusal, Return};
 use crate::types::Rank;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Whoever waits here that long has long tried elsewhere.
@@ -16,7 +15,7 @@ const PARKED_FOR: Duration = Duration::from_secs(30);
 
 /// A rank that takes this one for the next root, before this one knows that the old one is gone.
 pub(super) struct Parked {
-    pub stream: TcpStream,
+    pub caller: Caller,
     pub who: Return,
     since: Instant,
 }
@@ -38,39 +37,38 @@ impl Standby {
     }
 
     /// When to look again although nothing came.
-    pub(super) fn resumes_at(&self) -> Option<Instant> {
-        self.gate.as_ref().and_then(Gate::resumes_at)
+    pub(super) fn wakes_at(&self) -> Option<Instant> {
+        self.gate.as_ref().and_then(Gate::wakes_at)
     }
 
     /// Lets in who knocks, and answers those who can be answered. `root` is where the root is that this rank follows.
     pub(super) fn serve(&mut self, shared: &Shared, root: Option<SocketAddr>) {
         let Some(gate) = &mut self.gate else { return };
-        gate.accept();
-        for (stream, knock) in gate.arrivals() {
+        for (caller, knock) in gate.arrivals() {
             match knock {
                 Knock::Return(who) if who.job == self.job && who.version == CONTROL_VERSION => {
-                    self.parked.push(Parked { stream, who, since: Instant::now() });
+                    self.parked.push(Parked { caller, who, since: Instant::now() });
                 }
                 // The root is the one to ask.
                 Knock::Enlist(who) if who.job == self.job && who.version == CONTROL_VERSION => {
                     if let Some(address) = root {
-                        say(&stream, &FromRoot::Elsewhere { address });
+                        caller.say(&FromRoot::Elsewhere { address });
                     }
                 }
                 knock => {
                     tracing::warn!(?knock, "somebody who does not belong here was turned away");
                     let why = "the job that you look for does not begin here".to_string();
-                    say(&stream, &FromRoot::Refused(Refusal::NotHere(why)));
+                    caller.say(&FromRoot::Refused(Refusal::NotHere(why)));
                 }
             }
         }
-        self.parked.retain(|parked| match answer(shared, root, &parked.who) {
-            Some(message) => {
-                say(&parked.stream, &message);
-                false
+        for parked in std::mem::take(&mut self.parked) {
+            match answer(shared, root, &parked.who) {
+                Some(message) => parked.caller.say(&message),
+                None if parked.since.elapsed() < PARKED_FOR => self.parked.push(parked),
+                None => {}
             }
-            None => parked.since.elapsed() < PARKED_FOR,
-        });
+        }
     }
 
     /// Hands everything over to the root that this rank now becomes; nothing the second time.
@@ -87,16 +85,6 @@ fn answer(shared: &Shared, root: Option<SocketAddr>, who: &Return) -> Option<Fro
         (None, Some(address)) if knowledge.reign() > who.reign => Some(FromRoot::Elsewhere { address }),
         _ => None,
     })
-}
-
-/// Says one thing on a connection that ends then.
-pub(super) fn say(stream: &TcpStream, message: &FromRoot) {
-    let mut outbox = Outbox::default();
-    // One small frame into an empty socket: it goes at once or not at all.
-    if let Ok(frame) = wire::encode(message) {
-        outbox.push(Arc::new(frame));
-        let _ = outbox.flush(stream);
-    }
 }
 
 /// How others see a rank that fell silent.

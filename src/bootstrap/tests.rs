@@ -216,7 +216,7 @@ fn a_wrong_secret_gets_nowhere_and_harms_nobody() {
     let other = local_id().to_bytes();
     // The address of one job with the secret of another.
     bytes[32..80].copy_from_slice(&other[32..80]);
-    let forged = unique_id::resealed(bytes);
+    let forged = unique_id::sealed(bytes).unwrap();
     let first = join_in_background(member(&Root::Id(id.clone()), 0, 2, PATIENT));
     let error = Control::join(member(&Root::Id(forged), 1, 2, SHORT)).unwrap_err().to_string();
     assert!(error.contains("does not hold this job's secret"), "{error}");

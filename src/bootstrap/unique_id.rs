@@ -61,7 +61,7 @@ impl UniqueId {
         let secret = Secret::random()?;
         let mut job = [0; 16];
         job.copy_from_slice(&digest("roundel job", &[secret.as_bytes()])[..16]);
-        root::start(vec![listener], secret.clone(), job, None)?;
+        root::start(vec![listener], &secret, job, None)?;
         Ok(UniqueId { address, secret, job })
     }
 
@@ -178,12 +178,12 @@ pub(super) fn from_hex(text: &str) -> Option<Vec<u8>> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
-/// An id of changed bytes with a checksum that fits.
-#[cfg(test)]
-pub(super) fn resealed(mut bytes: [u8; UniqueId::LEN_BYTES]) -> UniqueId {
+/// An id of these bytes, with the checksum that fits, if they make sense otherwise.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn sealed(mut bytes: [u8; UniqueId::LEN_BYTES]) -> Result<UniqueId> {
     let checksum = checksum(&bytes);
     bytes[CHECKSUM_AT..].copy_from_slice(&checksum);
-    UniqueId::from_bytes(&bytes).unwrap()
+    UniqueId::from_bytes(&bytes)
 }
 
 #[cfg(test)]

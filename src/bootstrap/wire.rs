@@ -4,6 +4,8 @@
 //!   len_bytes: u32 little-endian | epoch, message (postcard)        len_bytes <= MAX_FRAME_BYTES
 //! ```
 //!
+//! Where the connection is protected, these bytes travel in records ([`crate::transport::tcp::record`]).
+//!
 //! Every frame carries the epoch (the membership generation) it belongs to. Today there is one, 0; frames of another are
 //! skipped, so that a rank that slept through a change of membership can do no harm.
 #![forbid(unsafe_code)]
@@ -11,6 +13,8 @@
 use super::roster::{Roster, Seat};
 use super::vigil::Rhythm;
 use crate::error::{Error, Result, Signature};
+use crate::transport::tcp::Session;
+use crate::transport::tcp::record::{MAX_PAYLOAD_BYTES, Opener, Sealer};
 use crate::types::Rank;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -31,6 +35,8 @@ pub(super) const MAX_FRAME_BYTES: usize = 4 << 20;
 pub(super) const MAX_WORLD: usize = 1 << 20;
 
 const LENGTH_BYTES: usize = 4;
+/// What is read at once where records are opened: most messages are short.
+const OPENER_BYTES: usize = 4 << 10;
 
 /// The first words on a connection, inside the handshake.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +58,8 @@ pub(super) struct Enlist {
     pub job: [u8; 16],
     /// Drawn for this newcomer: a second connection with the same nonce takes the place of the first.
     pub nonce: u64,
+    /// How its connections are protected: a [`crate::transport::tcp::Guard`].
+    pub guard: u8,
 }
 
 /// How a newcomer becomes a rank.
@@ -118,6 +126,8 @@ pub(super) struct Hello {
     pub timeout_ms: u64,
     /// How much of that is left.
     pub remaining_ms: u64,
+    /// How its connections are protected: a [`crate::transport::tcp::Guard`].
+    pub guard: u8,
 }
 
 /// Why the root does not let a rank in.
@@ -275,18 +285,35 @@ pub(super) struct Inbox {
     consumed_bytes: usize,
     /// Everything that ever came.
     received_bytes: u64,
+    /// Where the connection is protected.
+    opener: Option<Opener>,
 }
 
 impl Inbox {
+    /// One into which these bytes have come.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn of(bytes: &[u8]) -> Inbox {
+        Inbox { bytes: bytes.to_vec(), ..Inbox::default() }
+    }
+
     /// Reads once from a nonblocking stream. False at the end of the stream; `WouldBlock` is not an error but true with
     /// nothing new.
     pub(super) fn fill(&mut self, mut stream: &TcpStream) -> std::io::Result<bool> {
         const READ_BYTES: usize = 64 << 10;
         self.bytes.drain(..std::mem::take(&mut self.consumed_bytes));
-        let filled_bytes = self.bytes.len();
-        self.bytes.resize(filled_bytes + READ_BYTES, 0);
-        let outcome = stream.read(&mut self.bytes[filled_bytes..]);
-        self.bytes.truncate(filled_bytes + outcome.as_ref().copied().unwrap_or(0));
+        let outcome = match &mut self.opener {
+            Some(opener) => match stream.read(opener.room()) {
+                Ok(read_bytes) if read_bytes > 0 => open(opener, read_bytes, &mut self.bytes).map(|()| read_bytes),
+                outcome => outcome,
+            },
+            None => {
+                let filled_bytes = self.bytes.len();
+                self.bytes.resize(filled_bytes + READ_BYTES, 0);
+                let outcome = stream.read(&mut self.bytes[filled_bytes..]);
+                self.bytes.truncate(filled_bytes + outcome.as_ref().copied().unwrap_or(0));
+                outcome
+            }
+        };
         match outcome {
             Ok(0) => Ok(false),
             Ok(read_bytes) => {
@@ -325,11 +352,29 @@ impl Inbox {
     }
 }
 
+/// Opens the records that have come whole.
+fn open(opener: &mut Opener, read_bytes: usize, into: &mut Vec<u8>) -> std::io::Result<()> {
+    opener.received(read_bytes);
+    loop {
+        let changed = |how| std::io::Error::new(ErrorKind::InvalidData, format!("bytes that arrived changed: {how}"));
+        let opened = opener.opened().map_err(changed)?;
+        if opened.is_empty() {
+            return Ok(());
+        }
+        into.extend_from_slice(opened);
+        let len_bytes = opened.len();
+        opener.take(len_bytes);
+    }
+}
+
 /// Frames that wait for room in the socket. Many outboxes may hold the same frame.
 #[derive(Default)]
 pub(super) struct Outbox {
     frames: VecDeque<Arc<Vec<u8>>>,
+    /// Of the first frame: sent, or in a record that is on its way.
     sent_bytes: usize,
+    /// Where the connection is protected.
+    sealer: Option<Sealer>,
 }
 
 impl Outbox {
@@ -339,24 +384,72 @@ impl Outbox {
 
     /// Nothing is waiting.
     pub(super) fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        self.frames.is_empty() && self.sealer.as_ref().is_none_or(|sealer| sealer.pending().is_empty())
+    }
+
+    /// Forgets what is waiting: the connection is of no more use.
+    pub(super) fn clear(&mut self) {
+        (self.frames, self.sent_bytes) = (VecDeque::new(), 0);
+        if let Some(sealer) = &mut self.sealer {
+            sealer.sent(sealer.pending().len());
+        }
     }
 
     /// Writes what a nonblocking stream takes now.
-    pub(super) fn flush(&mut self, mut stream: &TcpStream) -> std::io::Result<()> {
-        while let Some(frame) = self.frames.front() {
-            match stream.write(&frame[self.sent_bytes..]) {
-                Ok(written_bytes) => self.sent_bytes += written_bytes,
+    pub(super) fn flush(&mut self, stream: &TcpStream) -> std::io::Result<()> {
+        while !self.is_empty() {
+            let written_bytes = match self.write_some(stream) {
+                Ok(written_bytes) => written_bytes,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
-            }
-            if self.sent_bytes == frame.len() {
+            };
+            self.sent_bytes += written_bytes;
+            if self.frames.front().is_some_and(|frame| frame.len() == self.sent_bytes) {
                 self.frames.pop_front();
                 self.sent_bytes = 0;
             }
         }
         Ok(())
+    }
+
+    /// Writes once, or makes a record to be written: how much of the first frame that took along.
+    fn write_some(&mut self, mut stream: &TcpStream) -> std::io::Result<usize> {
+        let rest = self.frames.front().map_or(&[][..], |frame| &frame[self.sent_bytes..]);
+        let Some(sealer) = &mut self.sealer else { return stream.write(rest) };
+        if !sealer.pending().is_empty() {
+            let written_bytes = stream.write(sealer.pending())?;
+            sealer.sent(written_bytes);
+            return Ok(0);
+        }
+        let len_bytes = rest.len().min(MAX_PAYLOAD_BYTES);
+        sealer.seal(len_bytes, |record| record.copy_from_slice(&rest[..len_bytes]));
+        Ok(len_bytes)
+    }
+}
+
+/// A control connection whose two ends know each other, and that nobody has used yet.
+pub(super) struct Caller {
+    /// Nonblocking.
+    pub stream: TcpStream,
+    pub inbox: Inbox,
+    pub outbox: Outbox,
+}
+
+impl Caller {
+    pub(super) fn new(stream: TcpStream, session: Session) -> Caller {
+        let (sealer, opener) = session.split(OPENER_BYTES);
+        let outbox = Outbox { sealer, ..Outbox::default() };
+        Caller { stream, inbox: Inbox { opener, ..Inbox::default() }, outbox }
+    }
+
+    /// Says one thing and hangs up.
+    pub(super) fn say(mut self, message: &impl Serialize) {
+        // One small frame into an empty socket: it goes at once or not at all.
+        if let Ok(frame) = encode(message) {
+            self.outbox.push(Arc::new(frame));
+            let _ = self.outbox.flush(&self.stream);
+        }
     }
 }
 
@@ -366,7 +459,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn decode(bytes: &[u8]) -> Result<Vec<ToRoot>> {
-        let mut inbox = Inbox { bytes: bytes.to_vec(), ..Inbox::default() };
+        let mut inbox = Inbox::of(bytes);
         std::iter::from_fn(|| inbox.next().transpose()).collect()
     }
 

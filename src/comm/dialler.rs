@@ -6,9 +6,8 @@
 use crate::engine::Fate;
 use crate::error::{Error, Result};
 use crate::schedule::Port;
-use crate::transport::tcp::{Endpoint, LinkSide, Persistence, TcpRx, TcpTx};
+use crate::transport::tcp::{Callee, Endpoint, LinkSide, Persistence, TcpRx, TcpTx};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
@@ -33,19 +32,19 @@ impl Dialler {
         Dialler { endpoint, fate, wake, closed: Arc::default(), under_way: HashMap::new() }
     }
 
-    /// The link through `port`, of `sockets` connections to `addr`: begun the first time, `None` until it stands.
+    /// The link through `port`, of `sockets` connections to `callee`: begun the first time, `None` until it stands.
     /// `patience` only bounds the thread's life; calls that wait for the link have deadlines of their own, which end the
     /// communicator and the dialling with it.
     pub(super) fn connect(
         &mut self,
         port: Port,
-        addr: SocketAddr,
+        callee: Callee,
         side: LinkSide,
         sockets: usize,
         patience: Duration,
     ) -> Result<Option<Ends>> {
         let Some(outcome) = self.under_way.get(&port) else {
-            let outcome = self.begin(addr, side, sockets, patience)?;
+            let outcome = self.begin(callee, side, sockets, patience)?;
             self.under_way.insert(port, outcome);
             return Ok(None);
         };
@@ -67,7 +66,7 @@ impl Dialler {
 
     fn begin(
         &self,
-        addr: SocketAddr,
+        callee: Callee,
         side: LinkSide,
         sockets: usize,
         patience: Duration,
@@ -84,7 +83,7 @@ impl Dialler {
             let has_left = || fate.has_left(side.peer);
             let deadline = Instant::now() + patience;
             let ends = endpoint.dial(
-                addr,
+                callee,
                 side,
                 sockets,
                 Persistence { deadline, cancelled: &cancelled, has_left: &has_left },

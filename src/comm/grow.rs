@@ -84,6 +84,7 @@ impl Communicator {
                 iface: options.interface.clone(),
                 port_range: options.port_range,
                 rhythm: options.rhythm(),
+                guard: options.guard(),
             };
             let (control, admitted) = Control::enlist(invitation, terms, deadline)?;
             let offer: Offer = postcard::from_bytes(&admitted.offer).map_err(|_| {

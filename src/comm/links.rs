@@ -16,6 +16,7 @@ use std::sync::Arc;
 pub(super) struct Links {
     pub(super) world: Arc<World>,
     pub(super) comm: u64,
+    pub(super) epoch: u32,
     pub(super) me: Rank,
     /// Rank of the communicator -> rank of the job.
     pub(super) members: Vec<Rank>,
@@ -35,12 +36,12 @@ impl Connector for Links {
             return Ok(Some(neighbours.link(position, channel)));
         }
         let (endpoint, options) = (self.world.endpoint(), &self.world.options);
-        let side = LinkSide { comm: self.comm, me: self.me, peer: port.peer, channel: port.channel };
+        let side = LinkSide { comm: self.comm, epoch: self.epoch, me: self.me, peer: port.peer, channel: port.channel };
         let sockets = usize::from(options.sockets);
         let ends = match (endpoint, &mut self.dialler) {
             (Some(_), Some(dialler)) if self.me < port.peer => {
-                let address = self.world.address(self.members[port.peer])?;
-                dialler.connect(port, address, side, sockets, 2 * options.timeout)?
+                let callee = self.world.callee(self.members[port.peer])?;
+                dialler.connect(port, callee, side, sockets, 2 * options.timeout)?
             }
             (Some(endpoint), _) => endpoint.accepted(side, sockets)?,
             (None, _) => unreachable!("a rank without neighbours on every port has an endpoint"),

@@ -9,6 +9,8 @@ mod buffer;
 mod calls;
 mod dialler;
 mod explain;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod group;
 mod grow;
 mod links;
@@ -20,6 +22,9 @@ mod start;
 mod watch;
 mod work;
 mod world;
+
+#[cfg(test)]
+mod audit_tests;
 
 pub use buffer::{Buffer, Owned};
 pub use explain::Explanation;
@@ -34,7 +39,7 @@ use crate::error::{Error, Result};
 use crate::topology::detect;
 use crate::transport::Shared;
 use crate::transport::shm::{Area, AreaCard, AreaShape, Member, Neighbours};
-use crate::transport::tcp::handshake::Secret;
+use crate::transport::tcp::Secret;
 use crate::types::Rank;
 use dialler::Dialler;
 use links::Links;
@@ -125,7 +130,10 @@ impl Communicator {
             Some(launch) => launch.config(options.init_timeout, options.interface.clone()),
             None => config(alone()?, 0, 1, &options),
         };
-        Communicator::join(Config { port_range: options.port_range, rhythm: options.rhythm(), ..config }, options)
+        Communicator::join(
+            Config { port_range: options.port_range, rhythm: options.rhythm(), guard: options.guard(), ..config },
+            options,
+        )
     }
 
     /// Joins as `rank` of `world` the job that `id` names. Blocks until all ranks have, at most
@@ -220,6 +228,7 @@ impl Communicator {
             channels: options.channels,
             wish: options.algorithm,
             reproducible: options.reproducible,
+            verifies: options.verify_results,
             timeout: options.timeout,
             meeting_timeout: options.init_timeout,
             digest: digest(&options),
@@ -234,6 +243,7 @@ impl Communicator {
         let links = Links {
             world: world.clone(),
             comm,
+            epoch,
             me,
             members: members.clone(),
             here: here.clone(),
@@ -370,7 +380,7 @@ impl std::fmt::Debug for Communicator {
 
 fn config(root: Root, rank: Rank, world: usize, options: &Options) -> Config {
     let config = Config::new(root, rank, world, options.init_timeout, options.interface.clone());
-    Config { port_range: options.port_range, rhythm: options.rhythm(), ..config }
+    Config { port_range: options.port_range, rhythm: options.rhythm(), guard: options.guard(), ..config }
 }
 
 /// The meeting place of a world of one, which nobody else can find.
@@ -381,6 +391,8 @@ fn alone() -> Result<Root> {
 /// What must be set alike on all ranks; it is part of every call's signature.
 fn digest(options: &Options) -> u64 {
     let algorithm = options.algorithm.map_or(0, |algorithm| algorithm as u64 + 1);
-    let words = [algorithm, options.channels.into(), options.reproducible.into(), options.stage_bytes as u64];
+    let switches = [options.reproducible, options.encrypt, options.checksum, options.verify_results];
+    let switches = switches.into_iter().fold(0, |bits, switch| bits << 1 | u64::from(switch));
+    let words = [algorithm, options.channels.into(), switches, options.stage_bytes as u64];
     words.into_iter().fold(0, crate::engine::mix)
 }

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::schedule::catalogue::Algorithm;
 use crate::topology::TransportChoice;
 use crate::transport::shm::Arena;
+use crate::transport::tcp::Guard;
 use crate::transport::tcp::interface::PortRange;
 use std::str::FromStr;
 use std::time::Duration;
@@ -28,6 +29,9 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// | `reproducible` | `ROUNDEL_REPRODUCIBLE` = `0`, `1` | 0 |
 /// | `interface` | `ROUNDEL_IFACE` = name, address or subnet | the one that reaches rank 0 |
 /// | `port_range` | `ROUNDEL_PORT_RANGE` = `first-last` | any free port |
+/// | `encrypt` | `ROUNDEL_ENCRYPT` = `0`, `1` | 0 |
+/// | `checksum` | `ROUNDEL_CHECKSUM` = `0`, `1` | 0 |
+/// | `verify_results` | `ROUNDEL_VERIFY_RESULTS` = `0`, `1` | 0 |
 /// | `stage_bytes` | `ROUNDEL_STAGE_BYTES` | 512 KiB |
 /// | `ring_bytes` | `ROUNDEL_RING_BYTES`, a power of two | 256 KiB |
 /// | `arena_bytes` | `ROUNDEL_ARENA_BYTES` | as much as the machine has memory, at most 64 GiB |
@@ -63,6 +67,15 @@ pub struct Options {
     pub interface: Option<String>,
     /// Ports to listen on.
     pub port_range: Option<PortRange>,
+    /// Encrypt what goes over TCP, data and control plane alike (AES-256-GCM, fresh keys for each connection). Shared memory
+    /// needs none: only this user's processes reach it.
+    pub encrypt: bool,
+    /// A CRC-32C for every 64 KiB that go over TCP, against what its own checksum lets pass. Encryption does that too.
+    pub checksum: bool,
+    /// After every all_reduce, broadcast and all_gather compare a digest of the result across ranks; a difference is
+    /// [`Error::Corrupted`] on all of them. Each such call reads its result once more and ends with a small all_gather,
+    /// which is numbered like a call.
+    pub verify_results: bool,
     /// Staging memory of each rank, two halves of this size, touched as far as it is used.
     pub stage_bytes: usize,
     /// What a shared-memory link holds.
@@ -86,6 +99,9 @@ impl Default for Options {
             reproducible: false,
             interface: None,
             port_range: None,
+            encrypt: false,
+            checksum: false,
+            verify_results: false,
             stage_bytes: 512 << 10,
             ring_bytes: 256 << 10,
             arena_bytes: Arena::default_len_bytes(),
@@ -95,7 +111,7 @@ impl Default for Options {
 
 impl Options {
     /// The names that [`Options::set`] knows. `ROUNDEL_` and the name in capitals is the variable.
-    pub const NAMES: [&str; 14] = [
+    pub const NAMES: [&str; 17] = [
         "timeout_ms",
         "init_timeout_ms",
         "heartbeat_ms",
@@ -107,6 +123,9 @@ impl Options {
         "reproducible",
         "iface",
         "port_range",
+        "encrypt",
+        "checksum",
+        "verify_results",
         "stage_bytes",
         "ring_bytes",
         "arena_bytes",
@@ -150,9 +169,12 @@ impl Options {
             "algo" => self.algorithm = Some(parse(name, value, &Algorithm::ALL.map(Algorithm::name).join(", "))?),
             "channels" => self.channels = parse(name, value, "a number from 1 to 16")?,
             "sockets" => self.sockets = parse(name, value, "a number from 1 to 16")?,
-            "reproducible" => self.reproducible = parse::<Switch>(name, value, "0 or 1")?.0,
+            "reproducible" => self.reproducible = switch(name, value)?,
             "iface" => self.interface = Some(value.to_string()),
             "port_range" => self.port_range = Some(parse(name, value, "two ports, as in 20000-20100")?),
+            "encrypt" => self.encrypt = switch(name, value)?,
+            "checksum" => self.checksum = switch(name, value)?,
+            "verify_results" => self.verify_results = switch(name, value)?,
             "stage_bytes" => self.stage_bytes = parse(name, value, "a number of bytes")?,
             "ring_bytes" => self.ring_bytes = parse(name, value, "a power of two")?,
             "arena_bytes" => self.arena_bytes = parse(name, value, "a number of bytes")?,
@@ -166,6 +188,11 @@ impl Options {
 
     pub(super) fn rhythm(&self) -> Rhythm {
         Rhythm { interval: self.heartbeat, timeout: self.heartbeat_timeout }
+    }
+
+    /// How connections are protected.
+    pub(super) fn guard(&self) -> Guard {
+        Guard::new(self.encrypt, self.checksum)
     }
 
     /// Whether the values make sense together.
@@ -192,6 +219,10 @@ impl Options {
             "a shared-memory link must hold a power of two from 4 KiB to 1 GiB (ROUNDEL_RING_BYTES)",
         )
     }
+}
+
+fn switch(name: &str, value: &str) -> Result<bool> {
+    parse::<Switch>(name, value, "0 or 1").map(|switch| switch.0)
 }
 
 /// `0` or `1`.
@@ -255,6 +286,9 @@ mod tests {
             ("ROUNDEL_ALGO", "fastest"),
             ("ROUNDEL_TRANSPORT", "pigeon"),
             ("ROUNDEL_REPRODUCIBLE", "7"),
+            ("ROUNDEL_ENCRYPT", "yes"),
+            ("ROUNDEL_CHECKSUM", "2"),
+            ("ROUNDEL_VERIFY_RESULTS", "on"),
             ("ROUNDEL_CHANNELS", "0"),
             ("ROUNDEL_RING_BYTES", "5000"),
             ("ROUNDEL_STAGE_BYTES", "1"),

@@ -8,7 +8,7 @@ use crate::engine::mix;
 use crate::error::{Error, Result};
 use crate::topology::{Place, detect, grouping};
 use crate::transport::shm::{Arena, Door, LocalCard, PeerArena, attach};
-use crate::transport::tcp::{Endpoint, Secret};
+use crate::transport::tcp::{Callee, Endpoint, Identity, Secret};
 use crate::types::Rank;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -22,11 +22,18 @@ const CARDS: u64 = 2;
 
 /// How a rank can be reached, once it is known who shares memory with whom.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Card {
+pub(super) struct Card {
     /// Its data endpoint, where there are several hosts.
     data: Option<SocketAddr>,
     /// The door to its arena, where it has neighbours.
     local: Option<LocalCard>,
+}
+
+/// A card that makes sense.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn some_card() -> Card {
+    let local = LocalCard { arena_id: [1; 16], pid: 7, uid: 1000, door: [2; 16] };
+    Card { data: Some(([127, 0, 0, 1], 2000).into()), local: Some(local) }
 }
 
 /// What is known of the ranks that were met, by their numbers in the job.
@@ -146,7 +153,14 @@ impl World {
         if let Some(endpoint) = &*endpoint {
             return Ok(endpoint.clone());
         }
-        let made = Endpoint::listen(self.control.local_ip(), self.options.port_range, self.secret.clone())?;
+        let identity = Identity {
+            secret: self.secret.clone(),
+            job: self.control.job().unwrap_or_default(),
+            rank: self.rank,
+            process: detect::process_id()?,
+            guard: self.options.guard(),
+        };
+        let made = Endpoint::listen(self.control.local_ip(), self.options.port_range, identity)?;
         *endpoint = Some(made.clone());
         Ok(made)
     }
@@ -156,10 +170,13 @@ impl World {
         lock(&self.endpoint).clone()
     }
 
-    /// Where `rank`'s data endpoint listens.
-    pub(super) fn address(&self, rank: Rank) -> Result<SocketAddr> {
-        let address = lock(&self.met).addresses.get(&rank).copied();
-        address.ok_or_else(|| Error::bootstrap(format!("rank {rank} has no data endpoint")))
+    /// How `rank`'s data endpoint is called.
+    pub(super) fn callee(&self, rank: Rank) -> Result<Callee> {
+        let met = lock(&self.met);
+        match (met.addresses.get(&rank), met.places.get(&rank)) {
+            (Some(&addr), Some(place)) => Ok(Callee { addr, rank, process: place.process }),
+            _ => Err(Error::bootstrap(format!("rank {rank} has no data endpoint"))),
+        }
     }
 
     /// The memory of a rank of this host.

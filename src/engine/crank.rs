@@ -171,7 +171,9 @@ impl Engine {
     /// that a neighbour waits too. The control plane knows who was first, or who is missing, and gets a moment to say so.
     fn verdict(&self, error: Error) -> Error {
         match &error {
-            Error::Mismatch { .. } | Error::Invalid { .. } | Error::Unsupported { .. } => return error,
+            Error::Mismatch { .. } | Error::Corrupted { .. } | Error::Invalid { .. } | Error::Unsupported { .. } => {
+                return error;
+            }
             Error::Timeout { .. } if self.fate.check().is_ok() => self.reporter.failed(&error),
             _ => {}
         }

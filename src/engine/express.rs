@@ -3,6 +3,7 @@
 //! for long it joins the calls in flight as it stands.
 #![forbid(unsafe_code)]
 
+use super::audit::Audit;
 use super::call::Call;
 use super::completion::Completion;
 use super::lane::Lane;
@@ -19,7 +20,8 @@ impl Lane {
     ///
     /// Whoever boards it calls [`Lane::poll_express`] until it is over, or [`Lane::park`].
     pub(crate) fn board(&mut self, call: &Call, in_place: bool) -> bool {
-        if !self.tasks.is_empty() || matches!(call.op, Some(ReduceOp::PreMulSum(_))) {
+        let is_audited = self.settings.verifies && Audit::applies_to(call, self.settings.world());
+        if !self.tasks.is_empty() || is_audited || matches!(call.op, Some(ReduceOp::PreMulSum(_))) {
             return false;
         }
         // Most calls are like one of the calls before; for the small ones it does not matter where the buffers are.
@@ -55,8 +57,7 @@ impl Lane {
         let Some(mut task) = self.express.take() else { return Ok(true) };
         let outcome = self.advance_local(&mut task).map_err(|error| error.during(task.op));
         if outcome.is_ok() && task.is_over() {
-            self.retire(task);
-            return Ok(true);
+            return self.retire(task).map(|()| true);
         }
         self.express = Some(task);
         outcome.map(|_| false)

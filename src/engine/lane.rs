@@ -125,13 +125,35 @@ impl Lane {
     }
 
     /// Takes a validated call in. An error here has sent nothing, and leaves the communicator usable.
-    pub(crate) fn admit(&mut self, mut call: Call, mut in_place: bool, completion: Arc<Completion>) -> Result<()> {
+    pub(crate) fn admit(&mut self, call: Call, in_place: bool, completion: Arc<Completion>) -> Result<()> {
+        let Some(audit) = self.settings.audit(&call) else {
+            return self.board_in_line(call, in_place, |task| {
+                task.completion = Some(completion);
+            });
+        };
+        let digests = audit.call();
+        // What could go wrong with it goes wrong before its call is counted.
+        self.prepare(&digests, true, self.reachable(&digests))?;
+        let mut audited = None;
+        self.board_in_line(call, in_place, |task| {
+            task.is_audited = true;
+            audited = Some(task.op);
+        })?;
+        self.board_in_line(digests, true, |task| {
+            // Its failure is the call's.
+            task.op = audited.unwrap_or(task.op);
+            task.audit = Some(Box::new(audit));
+            task.completion = Some(completion);
+        })
+    }
+
+    fn board_in_line(&mut self, mut call: Call, mut in_place: bool, finish: impl FnOnce(&mut Task)) -> Result<()> {
         let scaling = Scaling::take_from(&mut call, &mut in_place);
         let mapped = self.reachable(&call);
         let prepared = self.prepare(&call, in_place, mapped)?;
         let signature = self.sign(&call);
         let mut task = self.task(prepared, &call, in_place, mapped, signature);
-        task.completion = Some(completion);
+        finish(&mut task);
         task.owned.extend(scaling.and_then(Scaling::run));
         task.allocate_scratch();
         self.tasks.push_back(task);
@@ -235,7 +257,11 @@ impl Lane {
             let task = &mut tasks[index];
             moved |= self.poll_task(task, &mut claims).map_err(|error| error.during(task.op))?;
             if task.is_over() && self.flush(task)? {
-                self.retire(tasks.remove(index).expect("index is in range"));
+                let task = tasks.remove(index).expect("index is in range");
+                if let (true, Some(audit)) = (task.is_audited, tasks.get_mut(index)) {
+                    audit.audit.as_mut().expect("an audit stands right behind its call").release();
+                }
+                self.retire(task)?;
                 moved = true;
             } else {
                 index += 1;
@@ -247,7 +273,8 @@ impl Lane {
 
     fn poll_task(&mut self, task: &mut Task, claims: &mut Claims) -> Result<bool> {
         let mut moved = false;
-        loop {
+        // What is held back keeps its place all the same.
+        while !task.is_held() {
             let mut moved_now = false;
             for index in 0..task.runs.len() {
                 let end = (task.runs[index].link, task.plan.runs[index].way);
@@ -297,22 +324,26 @@ impl Lane {
         Ok(())
     }
 
-    pub(super) fn retire(&mut self, mut task: Box<Task>) {
+    /// The task is over. An error is what its audit found.
+    pub(super) fn retire(&mut self, mut task: Box<Task>) -> Result<()> {
         if task.plan.uses_signals() {
             self.signal_calls += 1;
             if let (true, Some(shared)) = (task.inside, &mut self.shared) {
                 shared.leave();
             }
         }
+        let verdict = task.audit.as_ref().map_or(Ok(()), |audit| audit.verdict(task.op));
         if let Some(completion) = task.completion.take() {
-            completion.finish(Ok(()));
+            completion.finish(verdict.clone());
         }
-        if task.key.is_some() && task.owned.is_empty() {
+        task.is_audited = false;
+        if task.audit.is_none() && task.key.is_some() && task.owned.is_empty() {
             if self.spares.len() == SPARES {
                 self.spares.swap_remove(0);
             }
             self.spares.push(task);
         }
+        verdict
     }
 
     /// Ends all calls in flight with the communicator's error. Returns when no neighbour of this process touches this

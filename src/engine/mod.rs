@@ -8,12 +8,15 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod audit;
 pub mod call;
 mod completion;
 mod crank;
 mod driver;
 mod express;
 pub mod fate;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod lane;
 mod layout;
 mod local;
@@ -27,6 +30,8 @@ mod settings;
 mod steps;
 mod task;
 
+#[cfg(test)]
+pub(crate) use audit::SPOILS;
 pub use call::{Call, Counts};
 pub(crate) use completion::Completion;
 pub(crate) use driver::Engine;

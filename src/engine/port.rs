@@ -28,7 +28,7 @@ impl Header {
     }
 
     /// Compares what `peer` sent with what this rank would have sent itself.
-    fn accept(&self, theirs: &Header, me: Rank, peer: Rank) -> Result<()> {
+    pub(super) fn accept(&self, theirs: &Header, me: Rank, peer: Rank) -> Result<()> {
         if theirs.magic != MAGIC {
             return Err(Error::PeerLost {
                 suspects: vec![peer],

@@ -2,6 +2,7 @@
 //! choice among them.
 #![forbid(unsafe_code)]
 
+use super::audit::Audit;
 use super::call::Call;
 use crate::error::Result;
 use crate::schedule::catalogue::{Algorithm, Shape};
@@ -19,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) channels: u8,
     pub(crate) wish: Option<Algorithm>,
     pub(crate) reproducible: bool,
+    /// Results that are the same on all ranks are compared.
+    pub(crate) verifies: bool,
     pub(crate) timeout: Duration,
     /// The same for the meeting that a split begins with: ranks may have much to do before they come.
     pub(crate) meeting_timeout: Duration,
@@ -39,6 +42,12 @@ impl Settings {
             [host] => host,
             hosts => hosts.iter().find(|host| host.contains(&self.me)).map_or(&[], Vec::as_slice),
         }
+    }
+
+    /// The audit that follows this call, if one does.
+    pub(super) fn audit(&self, call: &Call) -> Option<Audit> {
+        let applies = self.verifies && Audit::applies_to(call, self.world());
+        applies.then(|| Audit::new(call, self.me, self.world()))
     }
 
     /// What algorithms need to know of a call.

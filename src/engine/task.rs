@@ -1,6 +1,7 @@
 //! One call in flight: its plan, its geometry, its buffers, and how far every op has come.
 #![forbid(unsafe_code)]
 
+use super::audit::Audit;
 use super::call::{Call, Counts};
 use super::completion::Completion;
 use super::layout::{Layout, Round};
@@ -79,7 +80,11 @@ pub(crate) struct Task {
     pub(super) timeout: Duration,
     /// Whom this rank was waiting for when it last said that it waits.
     pub(super) stalled_on: Option<Vec<Rank>>,
-    /// Who waits for its end; nobody while its caller runs it straight through.
+    /// What it compares, where it is the audit of the call before it.
+    pub(super) audit: Option<Box<Audit>>,
+    /// The next call is its audit.
+    pub(super) is_audited: bool,
+    /// Who waits for its end; nobody while its caller runs it straight through, or where an audit follows.
     pub(super) completion: Option<Arc<Completion>>,
 }
 
@@ -158,6 +163,8 @@ impl Task {
             started: Instant::now(),
             timeout,
             stalled_on: None,
+            audit: None,
+            is_audited: false,
             completion,
             call,
             layout,
@@ -285,6 +292,11 @@ impl Task {
 
     pub(super) fn has_more_rounds(&self) -> bool {
         self.round.index + 1 < self.rounds
+    }
+
+    /// It may not begin yet: the call that it audits goes on.
+    pub(super) fn is_held(&self) -> bool {
+        self.audit.as_ref().is_some_and(|audit| audit.is_held())
     }
 
     /// Every op of every round is done, and every header has been exchanged.

@@ -281,3 +281,11 @@ pub fn progress_without_the_caller(comm: &Communicator) {
     }
     comm.barrier().unwrap();
 }
+
+/// A little of everything, for settings that change what lies between the ranks.
+pub fn protected(comm: &Communicator) {
+    super::forms::counts(comm);
+    groups(comm);
+    messages(comm);
+    started_calls(comm);
+}

@@ -44,8 +44,15 @@ const REFUSED: Suite = Suite {
     ..suite("refused_wishes", bits::refused_wishes)
 };
 
+const PROTECTED: Suite = Suite {
+    options: each_protection,
+    near: |n| n == 3,
+    far: |n| n == 2 || n == 3,
+    ..suite("protected", flight::protected)
+};
+
 /// In the order in which `main` stamps them.
-pub const SUITES: [Suite; 18] = [
+pub const SUITES: [Suite; 19] = [
     Suite { far: |n| n == 3, ..suite("every_type_and_operation", forms::every_type_and_operation) },
     suite("counts", forms::counts),
     Suite {
@@ -68,6 +75,7 @@ pub const SUITES: [Suite; 18] = [
     Suite { near: |n| n < 4, far: |n| n < 4, ..suite("threads", splits::threads) },
     Suite { near: |n| n < 5, far: |n| n == 3, ..suite("ways", ways::ways) },
     Suite { near: |n| n < 5, far: |n| n == 3, ..suite("waits_of_several_threads", flight::waits_of_several_threads) },
+    PROTECTED,
 ];
 
 /// Runs a suite on all worlds of a backend that it takes.
@@ -89,6 +97,17 @@ fn plain() -> Vec<Options> {
 fn small_memory() -> Vec<Options> {
     let small = Options { stage_bytes: 64 << 10, ring_bytes: 4096, ..Options::default() };
     vec![small.clone(), Options { channels: 3, sockets: 2, ..small }]
+}
+
+/// Bytes and results that are checked in every way there is.
+fn each_protection() -> Vec<Options> {
+    let plain = Options::default();
+    vec![
+        Options { checksum: true, ..plain.clone() },
+        Options { encrypt: true, sockets: 2, ..plain.clone() },
+        Options { encrypt: true, checksum: true, verify_results: true, channels: 2, ..plain.clone() },
+        Options { verify_results: true, ..plain },
+    ]
 }
 
 /// Every algorithm as a wish; it holds for the collectives that it can do.

@@ -97,6 +97,17 @@ pub struct Job {
 impl Job {
     /// Starts `world` processes that run `scenario`, with these settings beside the usual ones.
     pub fn start(scenario: &str, world: usize, root: RootIn, settings: &[(&str, &str)]) -> Job {
+        Job::start_after(scenario, world, root, settings, |_| {})
+    }
+
+    /// The same; `meanwhile` sees the job's id when its root listens and not all ranks have come.
+    pub fn start_after(
+        scenario: &str,
+        world: usize,
+        root: RootIn,
+        settings: &[(&str, &str)],
+        meanwhile: impl FnOnce(&str),
+    ) -> Job {
         let (tell, lines) = channel();
         let mut job = Job { children: Vec::new(), lines, tell: tell.clone(), early: Vec::new() };
         let id = match root {
@@ -105,6 +116,7 @@ impl Job {
         };
         job.spawn(scenario, world, &id, settings, &tell);
         let id = if id.is_empty() { job.wait_for(0, "id") } else { id };
+        meanwhile(&id);
         for _ in 1..world {
             job.spawn(scenario, world, &id, settings, &tell);
         }
@@ -273,10 +285,12 @@ fn child() {
         super::leaks::SCENARIOS,
         super::mismatch::SCENARIOS,
         super::survive::SCENARIOS,
+        super::stranger::SCENARIOS,
         super::timeout::SCENARIOS,
     ];
     let scenario = all.into_iter().flatten().find(|(known, _)| *known == name);
     let (_, scenario) = scenario.unwrap_or_else(|| panic!("no scenario {name}"));
+    super::stranger::count_lines();
     let comm = if let Ok(invitation) = std::env::var(INVITATION) {
         Communicator::enlist(&invitation.parse().expect("the test hands it on as it was said"))
     } else if std::env::var_os(MAKES_ID).is_some() {

@@ -13,6 +13,7 @@ mod idle;
 mod leaks;
 mod mismatch;
 mod roots;
+mod siege;
 mod stranger;
 mod survive;
 mod timeout;

@@ -1,15 +1,29 @@
-//! Strangers at the doors of a job that runs.
+//! Strangers at the doors of a job that starts and runs: the root's and those of the data endpoints.
+//!
+//! 1,000 of them unless `ROUNDEL_TEST_STRANGERS` says more; all over loopback.
 
-use super::harness;
-use roundel::{Options, ReduceOp, TransportChoice};
+use super::harness::{self, Job, RootIn, Scenario, say};
+use super::siege::{Id, Strangers};
+use roundel::{Communicator, ReduceOp};
 use std::collections::BTreeSet;
-use std::io::Write;
-use std::net::{Ipv4Addr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
-const CONNECTIONS: usize = 200;
+pub const SCENARIOS: &[Scenario] = &[("besieged", besieged)];
+
+const RANKS: usize = 3;
+/// Names the file that ends the siege.
+const PEACE: &str = "FAILURES_PEACE";
+/// What a porch holds at most.
+const HALF_OPEN: usize = 64;
+/// Lines about strangers that one porch may write in a second, and their sum.
+const LINES_PER_SECOND: usize = 21;
+
+fn strangers() -> usize {
+    let asked = std::env::var("ROUNDEL_TEST_STRANGERS");
+    asked.map_or(1000, |count| count.parse().expect("ROUNDEL_TEST_STRANGERS is a number"))
+}
 
 /// Ports on which this very process listens.
 fn own_ports() -> Vec<u16> {
@@ -28,69 +42,122 @@ fn own_ports() -> Vec<u16> {
     listening.collect()
 }
 
-/// Knocks at all doors in turn: with nonsense, with silence, with a hasty goodbye. The silent stay to the end.
-fn besiege(ports: &[u16]) -> Vec<TcpStream> {
-    let mut silent = Vec::new();
-    for number in 0..CONNECTIONS {
-        let port = ports[number % ports.len()];
-        let address = (Ipv4Addr::LOCALHOST, port).into();
-        // A door that is busy may well turn a stranger away.
-        let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(5)) else { continue };
-        match number / ports.len() % 4 {
-            0 => silent.push(stream),
-            1 => {
-                let mut noise = [0; 3000];
-                getrandom::fill(&mut noise).expect("the system has random bytes");
-                let _ = stream.write_all(&noise);
-            }
-            2 => {
-                let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
-                silent.push(stream);
-            }
-            _ => drop(stream),
+/// What this process holds: descriptors, threads, KiB of memory.
+fn holdings() -> [usize; 3] {
+    let entries = |path: &str| std::fs::read_dir(path).expect("/proc is mounted").count();
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells");
+    let kib = line.trim().trim_end_matches(" kB").trim().parse().expect("a number");
+    [entries("/proc/self/fd"), entries("/proc/self/task"), kib]
+}
+
+/// Counts the lines that the library would write about strangers.
+struct Log;
+
+static LINES: AtomicUsize = AtomicUsize::new(0);
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, about: &tracing::Metadata<'_>) -> bool {
+        *about.level() <= tracing::Level::WARN
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        // Relaxed: only a count.
+        LINES.fetch_add(1, Ordering::Relaxed);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// A rank: works, and makes new connections all the time, until there is peace.
+fn besieged(comm: Communicator) {
+    let round = || {
+        // New connections have to get in between the strangers.
+        let fresh = comm.split(Some(0), 0).unwrap().unwrap();
+        for comm in [&comm, &fresh] {
+            let mut data: Vec<u32> = (0..50_000).map(|at| at + comm.rank() as u32).collect();
+            comm.all_reduce_in_place(&mut data, ReduceOp::Sum).unwrap();
+            let world = RANKS as u32;
+            assert!(data.iter().zip(0..).all(|(&sum, at)| sum == world * at + world * (world - 1) / 2));
+        }
+    };
+    // As much as it takes when nobody disturbs; rank 0 has been disturbed from the start.
+    (0..5).for_each(|_| round());
+    let (before, began) = (holdings(), Instant::now());
+    let ports: Vec<String> = own_ports().iter().map(u16::to_string).collect();
+    say(format_args!("ports {}", ports.join(" ")));
+    let peace = std::env::var(PEACE).unwrap_or_default();
+    let (mut rounds, mut peak) = (0, before);
+    loop {
+        let mut goes_on = [u8::from(!Path::new(&peace).exists())];
+        comm.broadcast(&mut goes_on, 0).unwrap();
+        round();
+        rounds += 1;
+        for (peak, now) in peak.iter_mut().zip(holdings()) {
+            *peak = (*peak).max(now);
+        }
+        if goes_on == [0] && rounds >= 20 {
+            break;
         }
     }
-    silent
+    let doors = ports.len();
+    let seconds = began.elapsed().as_secs() as usize + 2;
+    // Relaxed: only a count.
+    let lines = LINES.load(Ordering::Relaxed);
+    say(format_args!(
+        "result {rounds} rounds; {before:?} descriptors, threads, KiB at first, {peak:?} at most; {lines} lines"
+    ));
+    // A link's connections and a thread that dials come and go with the splits.
+    assert!(peak[0] <= before[0] + HALF_OPEN * doors + 32, "descriptors: {before:?}, {peak:?}");
+    assert!(peak[1] <= before[1] + 2 * RANKS, "threads: {before:?}, {peak:?}");
+    assert!(peak[2] <= before[2] + (64 << 10), "memory: {before:?}, {peak:?}");
+    // Since it was started; it had a few seconds before `began` too.
+    assert!(lines <= LINES_PER_SECOND * doors * (seconds + 60), "{lines} lines in {seconds} s");
+}
+
+/// For the processes of [`strangers_disturb_nothing`]: called before they join.
+pub fn count_lines() {
+    if std::env::var_os(PEACE).is_some() {
+        tracing::subscriber::set_global_default(Log).expect("nobody else logs here");
+    }
 }
 
 #[test]
 fn strangers_disturb_nothing() {
     let _turn = harness::turn();
-    let options = Options { sockets: 2, ..harness::options(TransportChoice::Tcp) };
-    let besieged = Arc::new(AtomicBool::new(true));
-    harness::threads(3, options, move |comm| {
-        comm.barrier().unwrap();
-        let besieger = (comm.rank() == 0).then(|| {
-            let besieged = besieged.clone();
-            std::thread::spawn(move || {
-                let ports = own_ports();
-                assert!(ports.len() >= 3, "every rank has a door: {ports:?}");
-                let silent = besiege(&ports);
-                // Release: pairs with the Acquire below; only a flag.
-                besieged.store(false, Ordering::Release);
-                silent
-            })
-        });
-        let mut rounds = 0;
-        loop {
-            // Acquire: pairs with the Release above. Rank 0 decides for all.
-            let mut goes_on = [u8::from(besieged.load(Ordering::Acquire))];
-            comm.broadcast(&mut goes_on, 0).unwrap();
-            // New connections have to get in between the strangers.
-            let fresh = comm.split(Some(0), 0).unwrap().unwrap();
-            for comm in [&comm, &fresh] {
-                let mut data = vec![1u32; 50_000];
-                comm.all_reduce_in_place(&mut data, ReduceOp::Sum).unwrap();
-                assert!(data.iter().all(|&sum| sum == 3));
-            }
-            rounds += 1;
-            if goes_on == [0] && rounds > 20 {
-                break;
-            }
-        }
-        if let Some(besieger) = besieger {
-            let silent = besieger.join().unwrap();
-            println!("{rounds} rounds and as many splits under siege; {} silent strangers at the end", silent.len());
-        }
+    let peace =
+        std::env::temp_dir().join(format!("roundel-peace-{}-{:x}", std::process::id(), getrandom::u64().unwrap()));
+    let settings = [("ROUNDEL_TRANSPORT", "tcp"), ("ROUNDEL_SOCKETS", "2"), (PEACE, peace.to_str().unwrap())];
+    let began = Instant::now();
+    let mut besiegers = None;
+    let mut job = Job::start_after("besieged", RANKS, RootIn::RankZero, &settings, |id| {
+        let id = Id::read(id);
+        let mut strangers_here = Strangers::of(&id);
+        // Before the others come, and while they do.
+        strangers_here.knock(&[id.root.port()], strangers() / 4);
+        let more = strangers() / 4;
+        besiegers = Some(std::thread::spawn(move || {
+            strangers_here.knock(&[id.root.port()], more);
+            strangers_here
+        }));
     });
+    let ports = |rank: usize, job: &mut Job| -> Vec<u16> {
+        job.wait_for(rank, "ports").split_whitespace().map(|port| port.parse().unwrap()).collect()
+    };
+    let doors: Vec<u16> = (0..RANKS).flat_map(|rank| ports(rank, &mut job)).collect();
+    assert_eq!(doors.len(), RANKS + 1, "every rank has a door, and the root: {doors:?}");
+    let mut besiegers = besiegers.take().unwrap().join().unwrap();
+    println!("all joined {:.1} s after {} strangers", began.elapsed().as_secs_f64(), besiegers.sent);
+    besiegers.knock(&doors, strangers() - besiegers.sent);
+    std::fs::write(&peace, "").unwrap();
+    for (rank, line) in job.wait_for_all(&[0, 1, 2], "result").into_iter().enumerate() {
+        println!("rank {rank}: {line}");
+    }
+    job.succeed(&[0, 1, 2]);
+    let _ = std::fs::remove_file(&peace);
+    println!("{} strangers in {:.1} s", besiegers.sent, began.elapsed().as_secs_f64());
 }

@@ -59,6 +59,9 @@ enum roundel_result_t
     ROUNDEL_ERROR_SYSTEM = 10,
     // A bug in Roundel; please report it with the message.
     ROUNDEL_ERROR_INTERNAL = 11,
+    // Bytes arrived changed, or ranks hold different results (`ROUNDEL_CHECKSUM`, `ROUNDEL_ENCRYPT`,
+    // `ROUNDEL_VERIFY_RESULTS`). The communicator is finished, on every rank.
+    ROUNDEL_ERROR_CORRUPTED = 12,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -207,7 +210,7 @@ typedef struct roundel_error_details_t {
     // That collective's number on its communicator, counted from 0, the same on all ranks.
     uint64_t sequence;
     // The ranks that it is about: lost (`PEER_LOST`), late (`TIMEOUT`), missing (`BOOTSTRAP`), disagreeing (`MISMATCH`),
-    // aborting (`ABORTED`).
+    // aborting (`ABORTED`), holding wrong bytes (`CORRUPTED`).
     const int32_t *ranks;
     // How many `ranks`.
     size_t rank_count;

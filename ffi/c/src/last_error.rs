@@ -60,6 +60,10 @@ impl From<Error> for Failure {
                 (ranks, failure.call) = (suspects, during);
                 ROUNDEL_ERROR_PEER_LOST
             }
+            Error::Corrupted { suspects, during, .. } => {
+                (ranks, failure.call) = (suspects, during);
+                ROUNDEL_ERROR_CORRUPTED
+            }
             Error::Timeout { waiting_for, during, .. } => {
                 (ranks, failure.call) = (waiting_for, during);
                 ROUNDEL_ERROR_TIMEOUT
@@ -105,7 +109,7 @@ pub struct roundel_error_details_t {
     /// That collective's number on its communicator, counted from 0, the same on all ranks.
     pub sequence: u64,
     /// The ranks that it is about: lost (`PEER_LOST`), late (`TIMEOUT`), missing (`BOOTSTRAP`), disagreeing (`MISMATCH`),
-    /// aborting (`ABORTED`).
+    /// aborting (`ABORTED`), holding wrong bytes (`CORRUPTED`).
     pub ranks: *const i32,
     /// How many `ranks`.
     pub rank_count: usize,

@@ -32,6 +32,9 @@ pub enum roundel_result_t {
     ROUNDEL_ERROR_SYSTEM = 10,
     /// A bug in Roundel; please report it with the message.
     ROUNDEL_ERROR_INTERNAL = 11,
+    /// Bytes arrived changed, or ranks hold different results (`ROUNDEL_CHECKSUM`, `ROUNDEL_ENCRYPT`,
+    /// `ROUNDEL_VERIFY_RESULTS`). The communicator is finished, on every rank.
+    ROUNDEL_ERROR_CORRUPTED = 12,
 }
 
 /// The type of an element. The numbers are those of `ncclDataType_t`.

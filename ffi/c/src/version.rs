@@ -37,7 +37,7 @@ pub extern "C" fn roundel_version_string() -> *const c_char {
 /// What a result means, in a few words; never NULL. What happened is told by `roundel_last_error`.
 #[unsafe(no_mangle)]
 pub extern "C" fn roundel_result_string(result: i32) -> *const c_char {
-    const WORDS: [(roundel_result_t, &std::ffi::CStr); 12] = [
+    const WORDS: [(roundel_result_t, &std::ffi::CStr); 13] = [
         (ROUNDEL_SUCCESS, c"success"),
         (ROUNDEL_IN_PROGRESS, c"in progress"),
         (ROUNDEL_ERROR_INVALID_ARGUMENT, c"invalid argument"),
@@ -50,6 +50,7 @@ pub extern "C" fn roundel_result_string(result: i32) -> *const c_char {
         (ROUNDEL_ERROR_ABORTED, c"a rank aborted the communicator"),
         (ROUNDEL_ERROR_SYSTEM, c"the operating system said no"),
         (ROUNDEL_ERROR_INTERNAL, c"a bug in Roundel"),
+        (ROUNDEL_ERROR_CORRUPTED, c"bytes or results are not what they should be"),
     ];
     let words = WORDS.iter().find(|(code, _)| *code as i32 == result);
     words.map_or(c"unknown result", |(_, words)| words).as_ptr()

@@ -57,7 +57,9 @@ impl From<Error> for Failure {
             Error::Invalid { .. } => ncclInvalidArgument,
             Error::Unsupported { .. } | Error::Mismatch { .. } => ncclInvalidUsage,
             // `ncclTimeout` would say it better, but programs built before 2.30.3 do not know it.
-            Error::PeerLost { .. } | Error::Timeout { .. } | Error::Aborted { .. } => ncclRemoteError,
+            Error::PeerLost { .. } | Error::Corrupted { .. } | Error::Timeout { .. } | Error::Aborted { .. } => {
+                ncclRemoteError
+            }
             Error::Bootstrap { missing, .. } if !missing.is_empty() => ncclRemoteError,
             Error::Bootstrap { .. } | Error::System { .. } => ncclSystemError,
             _ => ncclInternalError,

@@ -245,3 +245,44 @@ fn secrets_come_as_digits_or_from_a_file_of_digits_or_bytes() {
     }
     std::fs::remove_file(path).unwrap();
 }
+
+/// The secret is in no error, and in nothing that prints a launch.
+#[test]
+fn secrets_are_not_repeated() {
+    let digits = "0123456789abcdef".repeat(4);
+    let found = launch(&but(TORCHRUN, &[("ROUNDEL_SECRET", &digits)])).unwrap().unwrap();
+    let shown = format!("{found:?}");
+    assert!(!shown.contains("01234567") && shown.contains("Secret(..)"), "{shown}");
+    let id = crate::bootstrap::UniqueId::with_interface("127.0.0.1").unwrap();
+    let digits = id.to_string();
+    let found = launch(&but(OWN, &[("ROUNDEL_UNIQUE_ID", &digits)])).unwrap().unwrap();
+    assert!(!format!("{found:?}").contains(&digits[64..128]));
+    let error = error_of(&but(OWN, &[("ROUNDEL_UNIQUE_ID", &digits[..254])]));
+    assert!(!error.contains(&digits[64..128]), "{error}");
+}
+
+/// Arguments are for everybody to read (`ps`): nothing of the library looks at them, and no program takes a secret there.
+#[test]
+fn no_secret_comes_from_the_command_line() {
+    fn sources(folder: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            match entry.path() {
+                path if path.is_dir() => sources(&path, found),
+                path if path.extension().is_some_and(|end| end == "rs") => found.push(path),
+                _ => {}
+            }
+        }
+    }
+    let mut files = Vec::new();
+    sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    assert!(files.len() > 50, "the sources were found");
+    // `launch` repeats its own arguments to the ranks that it starts; what they must know goes through the environment.
+    let may_look = ["bin", "perf", "launch.rs", "tests.rs"];
+    let may_look = |path: &std::path::Path| may_look.iter().any(|name| path.iter().any(|part| part == *name));
+    for path in files {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let program = text.split("#[cfg(test)]").next().unwrap();
+        assert!(may_look(&path) || !program.contains("env::args"), "{path:?}");
+        assert!(!program.contains("long = \"secret") && !program.contains("long = \"unique"), "{path:?}");
+    }
+}

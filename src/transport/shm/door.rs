@@ -204,6 +204,50 @@ mod tests {
     use crate::transport::shm::attach;
     use std::io::Write;
 
+    /// What another user can reach of an arena: not its file by any name, not the door's answer.
+    #[test]
+    fn another_user_gets_nothing() {
+        let arena = Arena::create(1 << 20).unwrap();
+        let (_door, card) = Door::open(&arena).unwrap();
+        // The memory has no name in any file system: nothing to open.
+        let fd = arena.file().as_raw_fd();
+        let target = std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
+        assert!(target.to_str().unwrap().starts_with("/memfd:roundel-arena") && !target.exists(), "{target:?}");
+        for folder in ["/dev/shm", "/tmp"] {
+            let named = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            let mut named = named.filter(|entry| entry.file_name().to_string_lossy().contains("roundel-arena"));
+            assert!(named.next().is_none(), "a name in {folder}");
+        }
+        // It is not handed on to programs that this process starts.
+        let flags = nix::fcntl::fcntl(arena.file(), nix::fcntl::FcntlArg::F_GETFD).unwrap();
+        assert!(nix::fcntl::FdFlag::from_bits_truncate(flags).contains(nix::fcntl::FdFlag::FD_CLOEXEC));
+
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: only root can become another user to try the door");
+            return;
+        }
+        // Even one who knows both random names. Python, because a fork of a test with threads may do next to nothing.
+        let script = format!(
+            "import os,socket\nos.setgid(65534)\nos.setuid(65534)\ns=socket.socket(socket.AF_UNIX)\ns.settimeout(20)\n\
+             s.connect('\\0{}')\ntry:\n  s.sendall(bytes({:?}))\n  data,fds,_,_=socket.recv_fds(s,8,4)\n  print(len(data),len(fds))\n\
+             except (ConnectionResetError,BrokenPipeError):\n  print('0 0')\n\
+             try:\n  open('/proc/{}/fd/{}','rb')\n  print('opened')\nexcept PermissionError:\n  print('refused')\n",
+            crate::transport::shm::socket_name("door", &card.door),
+            card.arena_id,
+            std::process::id(),
+            fd,
+        );
+        match std::process::Command::new("python3").args(["-c", &script]).output() {
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stdout).into_owned();
+                assert_eq!(said, "0 0\nrefused\n", "{}", String::from_utf8_lossy(&output.stderr));
+            }
+            Err(error) => println!("skipped: no python3 to play another user ({error})"),
+        }
+        // The door still works for its own.
+        attach(&LocalCard { pid: card.pid ^ 1, ..card }, Instant::now() + Duration::from_secs(20)).unwrap();
+    }
+
     #[test]
     fn silent_clients_do_not_keep_others_out() {
         let arena = Arena::create(1 << 20).unwrap();

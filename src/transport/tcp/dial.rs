@@ -1,7 +1,9 @@
 //! Calling a rank whose endpoint may not listen yet, or is busy turning strangers away.
 #![forbid(unsafe_code)]
 
-use super::handshake::{CANCEL_POLL, Secret, initiate_unless};
+use super::endpoint::Connection;
+use super::handshake::{CANCEL_POLL, initiate_unless};
+use super::terms::Terms;
 use crate::error::{Error, Result};
 use crate::types::Rank;
 use nix::errno::Errno;
@@ -31,19 +33,21 @@ pub struct Persistence<'a> {
 pub fn dial(
     addr: SocketAddr,
     peer: Rank,
-    secret: &Secret,
+    terms: &Terms,
     hello: &[u8],
     persistence: &Persistence,
     pause: &dyn Fn(Duration),
-) -> Result<TcpStream> {
+) -> Result<Connection> {
     let Persistence { deadline, cancelled, has_left } = *persistence;
     let started = Instant::now();
     let mut wait = FIRST_PAUSE;
     loop {
-        let outcome = connect(addr, deadline, cancelled)
-            .and_then(|stream| initiate_unless(&stream, secret, hello, deadline, cancelled).map(|_| stream));
+        let outcome = connect(addr, deadline, cancelled).and_then(|stream| {
+            let (_, session) = initiate_unless(&stream, terms, hello, deadline, cancelled)?;
+            Ok((stream, session))
+        });
         let error = match outcome {
-            Ok(stream) => return Ok(stream),
+            Ok(connection) => return Ok(connection),
             Err(error) => error,
         };
         if let Some(error) = cancelled() {

@@ -12,15 +12,21 @@
 //!   stream    |  stripe 0 |  stripe 1 |  stripe 2 |  stripe 3 | ...
 //!   socket         0           1           2           0            (three sockets)
 //! ```
+//!
+//! Where the link is protected, what is striped is not the bytes themselves but records of them ([`record`]), in each
+//! direction under the keys of the first connection: everything is copied once more on both ends, nothing else differs.
 #![forbid(unsafe_code)]
 
+use super::endpoint::Connection;
 use super::fifo::Fifo;
 use super::phase;
+use super::record::{self, Opener, Sealer, Tampered};
 use crate::error::{Error, Result};
 use crate::memory::Span;
 use crate::transport::{Interest, Rx, Tx};
 use crate::types::Rank;
 use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send};
 use socket2::SockRef;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -35,13 +41,17 @@ const SMALL_BYTES: usize = 4 * 1024;
 /// The most that one call moves, so that whoever polls several links gets round to the others: sending and receiving by
 /// turns keeps what is on its way short, and so in the cache.
 const BURST_BYTES: usize = 256 * 1024;
+/// What an end that opens records reads at once: a few, so that most of a large one's bytes are not moved again.
+const OPENER_BYTES: usize = 4 * record::MAX_PAYLOAD_BYTES;
 /// What the kernel may hold of one socket's stream in each direction.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
 /// Makes the two ends of this rank's side of a link to `peer`. The other side lists the same connections in the same
 /// order.
-pub fn link(peer: Rank, streams: Vec<TcpStream>) -> Result<(TcpTx, TcpRx)> {
-    assert!(!streams.is_empty(), "a link has a socket");
+pub(super) fn link(peer: Rank, connections: Vec<Connection>) -> Result<(TcpTx, TcpRx)> {
+    let (streams, sessions): (Vec<TcpStream>, Vec<_>) = connections.into_iter().unzip();
+    let session = sessions.into_iter().next().expect("a link has a socket");
+    let (sealer, opener) = session.split(OPENER_BYTES);
     for stream in &streams {
         // What is worth gathering has been gathered here; the kernel must not wait for more.
         stream.set_nodelay(true).map_err(|error| Error::system("setting TCP_NODELAY", error))?;
@@ -49,8 +59,9 @@ pub fn link(peer: Rank, streams: Vec<TcpStream>) -> Result<(TcpTx, TcpRx)> {
         enlarge_buffers(stream).map_err(|error| Error::system("setting the socket's buffers", error))?;
     }
     let streams: Arc<[TcpStream]> = streams.into();
-    let tx = TcpTx { stripes: Stripes::new(peer, streams.clone()), gathered: Fifo::new(FIFO_BYTES) };
-    let rx = TcpRx { stripes: Stripes::new(peer, streams), early: Fifo::new(FIFO_BYTES), lent_bytes: 0, ended: None };
+    let tx = TcpTx { stripes: Stripes::new(peer, streams.clone()), gathered: Fifo::new(FIFO_BYTES), sealer };
+    let stripes = Stripes::new(peer, streams);
+    let rx = TcpRx { stripes, early: Fifo::new(FIFO_BYTES), lent_bytes: 0, opener, ended: None };
     Ok((tx, rx))
 }
 
@@ -139,6 +150,28 @@ impl Stripes {
         self.moved(if got == Ok(0) { Err(Errno::ECONNRESET) } else { got })
     }
 
+    /// Sends what the socket takes of `bytes`: all that it takes is less than `bytes` only when it is full.
+    fn write_bytes(&mut self, bytes: &[u8]) -> Result<usize> {
+        let mut sent_bytes = 0;
+        while sent_bytes < bytes.len() {
+            let end = bytes.len().min(sent_bytes + self.left_bytes.min(bytes.len()));
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            let sent = send(self.raw_fd(), &bytes[sent_bytes..end], flags);
+            match self.moved(sent)? {
+                0 => break,
+                more => sent_bytes += more,
+            }
+        }
+        Ok(sent_bytes)
+    }
+
+    /// Fills what the socket has of `room`; 0 when it is empty.
+    fn read_bytes(&mut self, room: &mut [u8]) -> Result<usize> {
+        let len_bytes = room.len().min(self.left_bytes);
+        let got = recv(self.raw_fd(), &mut room[..len_bytes], MsgFlags::MSG_DONTWAIT);
+        self.moved(if got == Ok(0) { Err(Errno::ECONNRESET) } else { got })
+    }
+
     fn moved(&mut self, outcome: nix::Result<usize>) -> Result<usize> {
         match outcome {
             Ok(len_bytes) => {
@@ -154,12 +187,21 @@ impl Stripes {
     fn lost(&self, what: String) -> Error {
         Error::PeerLost { suspects: vec![self.peer], what, during: None }
     }
+
+    fn tampered(&self, how: Tampered) -> Error {
+        let [from, to] = [self.streams[0].peer_addr(), self.streams[0].local_addr()]
+            .map(|addr| addr.map_or_else(|_| "?".to_string(), |addr| addr.to_string()));
+        let what = format!("sent bytes that arrived changed: {how} on the link from {from} to {to}");
+        Error::Corrupted { suspects: vec![self.peer], what, during: None }
+    }
 }
 
 /// The sending end of a link over TCP.
 pub struct TcpTx {
     stripes: Stripes,
     gathered: Fifo,
+    /// Where the link is protected: the record on its way.
+    sealer: Option<Sealer>,
 }
 
 impl TcpTx {
@@ -171,6 +213,9 @@ impl TcpTx {
 
     /// Writes what was gathered and then `from`, as far as the socket takes it: how much of `from` went.
     fn write(&mut self, from: Span) -> Result<usize> {
+        if self.sealer.is_some() {
+            return self.write_records(from);
+        }
         let mut taken_bytes = 0;
         loop {
             let pending = self.gathered.pending();
@@ -189,6 +234,36 @@ impl TcpTx {
                 return Ok(taken_bytes);
             }
         }
+    }
+}
+
+impl TcpTx {
+    /// [`TcpTx::write`] where the link is protected: what is in a record on its way counts as gone.
+    fn write_records(&mut self, from: Span) -> Result<usize> {
+        let TcpTx { stripes, gathered, sealer: Some(sealer) } = self else { return Ok(0) };
+        let mut taken_bytes = 0;
+        loop {
+            let sent_bytes = stripes.write_bytes(sealer.pending())?;
+            sealer.sent(sent_bytes);
+            let (early, late) = (gathered.pending(), from.from(taken_bytes));
+            let of_early = early.len().min(record::MAX_PAYLOAD_BYTES);
+            let of_late = late.len().min(record::MAX_PAYLOAD_BYTES - of_early);
+            if !sealer.pending().is_empty() || of_early + of_late == 0 {
+                return Ok(taken_bytes);
+            }
+            sealer.seal(of_early + of_late, |record| {
+                let (first, second) = record.split_at_mut(of_early);
+                early.read(first);
+                late.read(second);
+            });
+            gathered.pop(of_early);
+            taken_bytes += of_late;
+        }
+    }
+
+    /// A record is on its way that the socket has not taken whole.
+    fn has_sealed(&self) -> bool {
+        self.sealer.as_ref().is_some_and(|sealer| !sealer.pending().is_empty())
     }
 }
 
@@ -231,7 +306,7 @@ impl Tx for TcpTx {
 
     fn flush(&mut self) -> Result<bool> {
         self.write(Span::EMPTY)?;
-        Ok(self.gathered.pending().is_empty())
+        Ok(self.gathered.pending().is_empty() && !self.has_sealed())
     }
 
     fn interest(&self) -> Option<Interest> {
@@ -246,6 +321,8 @@ pub struct TcpRx {
     early: Fifo,
     /// Given out by `arrived` and not released: must stay where it is.
     lent_bytes: usize,
+    /// Where the link is protected: what has come of it and is not yet opened, or opened and not taken.
+    opener: Option<Opener>,
     /// Why nothing more will come.
     ended: Option<Error>,
 }
@@ -269,8 +346,44 @@ impl TcpRx {
         })
     }
 
+    /// Fills `into` from opened records as far as they come. An end of the stream, or a record that was changed, is
+    /// remembered for when all before it is delivered.
+    fn read_records(&mut self, into: Span) -> usize {
+        let TcpRx { stripes, opener: Some(opener), ended, .. } = self else { return 0 };
+        let mut taken_bytes = 0;
+        while taken_bytes < into.len() && ended.is_none() {
+            let rest = into.from(taken_bytes);
+            let step = match opener.opened() {
+                Ok([]) => stripes.read_bytes(opener.room()).map(|got_bytes| {
+                    opener.received(got_bytes);
+                    got_bytes > 0
+                }),
+                Ok(opened) => {
+                    let len_bytes = opened.len().min(rest.len());
+                    rest.write(&opened[..len_bytes]);
+                    opener.take(len_bytes);
+                    taken_bytes += len_bytes;
+                    Ok(true)
+                }
+                Err(how) => Err(stripes.tampered(how)),
+            };
+            match step {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => *ended = Some(error),
+            }
+        }
+        taken_bytes
+    }
+
     /// Reads into the queue until it holds `wanted_bytes`, or the socket has no more; and a little further.
     fn read_early(&mut self, wanted_bytes: usize) {
+        if self.opener.is_some() {
+            let room = self.early.room();
+            let missing_bytes = wanted_bytes.saturating_sub(self.early.pending().len());
+            let got_bytes = self.read_records(room.cut(0, missing_bytes.min(room.len())));
+            return self.early.push(got_bytes);
+        }
         while self.early.pending().len() < wanted_bytes {
             let missing_bytes = (wanted_bytes - self.early.pending().len()).max(SMALL_BYTES);
             let room = self.early.room();
@@ -321,6 +434,10 @@ impl Rx for TcpRx {
         into.cut(0, taken_bytes).copy_from(early.cut(0, taken_bytes));
         self.early.pop(taken_bytes);
         let end = into.len().min(BURST_BYTES);
+        if self.opener.is_some() && taken_bytes < end {
+            taken_bytes += self.read_records(into.cut(taken_bytes, end - taken_bytes));
+            return if taken_bytes == 0 && !into.is_empty() { self.nothing(0) } else { Ok(taken_bytes) };
+        }
         // From here on nothing is early, unless the last read of the loop makes it so.
         while taken_bytes < end {
             let rest = self.stripes.here(into.cut(taken_bytes, end - taken_bytes), 0);

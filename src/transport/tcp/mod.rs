@@ -2,10 +2,16 @@
 //!
 //! ```text
 //!   interface   which address to listen on, which ports may be used
+//!   secret      32 bytes that few know
+//!   digest      one hash for all that ranks must derive alike
 //!   handshake   both sides prove that they hold the job secret; nothing is kept for those who do not
+//!     terms     what they must have in common
 //!     frame     its few messages, bounded before they are read
+//!     session   what it leaves: keys
+//!     porch     callers who have not finished it
 //!   endpoint    the listening socket: lets ranks in, keeps their connections until they are asked for
 //!     dial      the other side of that: calls until somebody answers
+//!   record      protected bytes: checksums and encryption
 //!   link        the two ends of a link over one or more connections
 //!     fifo      bytes between the caller's memory and a socket
 //!     phase     where in a page they should begin
@@ -13,18 +19,30 @@
 #![forbid(unsafe_code)]
 
 mod dial;
+pub mod digest;
 pub mod endpoint;
 mod fifo;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod handshake;
 pub mod interface;
 pub mod link;
 mod phase;
+pub mod porch;
+pub mod record;
+pub mod secret;
+pub mod session;
+#[cfg(test)]
+mod tamper_tests;
+pub mod terms;
 #[cfg(test)]
 mod tests;
 
 pub use dial::Persistence;
-pub use endpoint::{Endpoint, LinkKey, LinkSide};
-pub use handshake::Secret;
+pub use endpoint::{Callee, Endpoint, Identity, LinkKey, LinkSide};
 pub use interface::PortRange;
 pub use link::{TcpRx, TcpTx};
+pub use secret::Secret;
+pub use session::Session;
+pub use terms::{Guard, Terms};

@@ -11,8 +11,8 @@
 //!                          2048      ->        0        ->     2048: fast
 //! ```
 //!
-//! So what is ours begins in the middle of a page, and a large write ends where the next one will begin there. Nothing
-//! depends on it but speed.
+//! So what is ours begins in the middle of a page, and a large write ends where the next one will begin there. What is copied
+//! from there on its way, into a record, begins at a quarter. Nothing depends on it but speed.
 #![forbid(unsafe_code)]
 
 use crate::memory::Span;
@@ -21,10 +21,16 @@ use crate::memory::Span;
 pub const PAGE_BYTES: usize = 4096;
 /// As far as can be from where sockets and allocations begin.
 const MIDDLE: usize = PAGE_BYTES / 2;
+/// As far as can be from those and from the middle.
+const QUARTER: usize = PAGE_BYTES / 4;
 
 /// Bytes to skip from `addr` to the next middle of a page.
 pub fn to_middle(addr: usize) -> usize {
-    MIDDLE.wrapping_sub(addr) % PAGE_BYTES
+    to(MIDDLE, addr)
+}
+
+fn to(begin: usize, addr: usize) -> usize {
+    begin.wrapping_sub(addr) % PAGE_BYTES
 }
 
 /// The leading part of `span` to write at once: all of it, or about `burst_bytes`, which must be more than a page, up to
@@ -35,6 +41,51 @@ pub fn burst(span: Span, burst_bytes: usize) -> Span {
     }
     let end = span.addr() + burst_bytes - PAGE_BYTES;
     span.cut(0, end + to_middle(end) - span.addr())
+}
+
+/// Bytes that begin at such a place in a page, as many as are asked for.
+pub struct Room {
+    begin: usize,
+    bytes: Vec<u8>,
+    skipped_bytes: usize,
+    len_bytes: usize,
+}
+
+impl Room {
+    /// For what comes from a socket.
+    pub fn to_receive() -> Room {
+        Room { begin: MIDDLE, bytes: Vec::new(), skipped_bytes: 0, len_bytes: 0 }
+    }
+
+    /// For what goes into a socket, and is copied here first.
+    pub fn to_send() -> Room {
+        Room { begin: QUARTER, ..Room::to_receive() }
+    }
+
+    /// Makes it shorter or longer; what is in it stays.
+    pub fn resize(&mut self, len_bytes: usize) {
+        if self.skipped_bytes + len_bytes > self.bytes.len() {
+            let mut bytes = vec![0; len_bytes + PAGE_BYTES];
+            let skipped_bytes = to(self.begin, bytes.as_ptr().addr());
+            bytes[skipped_bytes..skipped_bytes + self.len_bytes].copy_from_slice(self);
+            (self.bytes, self.skipped_bytes) = (bytes, skipped_bytes);
+        }
+        self.len_bytes = len_bytes;
+    }
+}
+
+impl std::ops::Deref for Room {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.skipped_bytes..self.skipped_bytes + self.len_bytes]
+    }
+}
+
+impl std::ops::DerefMut for Room {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.skipped_bytes..self.skipped_bytes + self.len_bytes]
+    }
 }
 
 #[cfg(test)]
@@ -52,6 +103,19 @@ mod tests {
             assert!(first.len() > 2 * PAGE_BYTES && first.len() <= 4 * PAGE_BYTES);
             let rest = span.from(span.len() - 4 * PAGE_BYTES);
             assert_eq!(burst(rest, 4 * PAGE_BYTES), rest);
+        }
+    }
+
+    #[test]
+    fn room_begins_where_it_should_and_keeps_its_bytes() {
+        for (mut room, begin) in [(Room::to_receive(), MIDDLE), (Room::to_send(), QUARTER)] {
+            room.resize(3);
+            room.copy_from_slice(b"abc");
+            for len_bytes in [5, 4, 10 * PAGE_BYTES, 3] {
+                room.resize(len_bytes);
+                assert_eq!((room.len(), &room[..3]), (len_bytes, &b"abc"[..]));
+                assert_eq!(room.as_ptr().addr() % PAGE_BYTES, begin);
+            }
         }
     }
 }

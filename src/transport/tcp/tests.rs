@@ -29,24 +29,41 @@ fn never() -> Option<Error> {
 }
 
 fn side(me: usize, peer: usize) -> LinkSide {
-    LinkSide { comm: 7, me, peer, channel: 2 }
+    LinkSide { comm: 7, epoch: 0, me, peer, channel: 2 }
+}
+
+fn identity(secret: u8, guard: Guard) -> Identity {
+    Identity { secret: Secret::from_bytes([secret; 32]), job: [3; 16], rank: 1, process: 5, guard }
 }
 
 fn endpoint(bind: IpAddr, secret: u8) -> Arc<Endpoint> {
-    Endpoint::listen(bind, None, Secret::from_bytes([secret; 32])).unwrap()
+    Endpoint::listen(bind, None, identity(secret, Guard::Plain)).unwrap()
+}
+
+fn guarded_endpoint(bind: IpAddr, guard: Guard) -> Arc<Endpoint> {
+    Endpoint::listen(bind, None, identity(1, guard)).unwrap()
+}
+
+/// How to call the rank behind one of these endpoints: all say that they are rank 1.
+fn at(addr: SocketAddr) -> Callee {
+    Callee { addr, rank: 1, process: 5 }
 }
 
 /// Rank 0's ends and rank 1's ends of a link between the two endpoints; rank 0 dials.
 fn connect(zero: &Endpoint, one: &Endpoint, sockets: usize) -> (Result<Ends>, Result<Ends>) {
     thread::scope(|scope| {
-        let dialling = scope.spawn(|| zero.connect(one.addr(), side(0, 1), sockets, true, within(PATIENT), &never));
-        let waiting = one.connect(zero.addr(), side(1, 0), sockets, false, within(PATIENT), &never);
+        let dialling = scope.spawn(|| zero.connect(at(one.addr()), side(0, 1), sockets, true, within(PATIENT), &never));
+        let waiting = one.connect(at(zero.addr()), side(1, 0), sockets, false, within(PATIENT), &never);
         (dialling.join().unwrap(), waiting)
     })
 }
 
 fn linked(bind: IpAddr, sockets: usize) -> (Ends, Ends) {
-    let (zero, one) = connect(&endpoint(bind, 1), &endpoint(bind, 1), sockets);
+    linked_under(Guard::Plain, bind, sockets)
+}
+
+fn linked_under(guard: Guard, bind: IpAddr, sockets: usize) -> (Ends, Ends) {
+    let (zero, one) = connect(&guarded_endpoint(bind, guard), &guarded_endpoint(bind, guard), sockets);
     (zero.unwrap(), one.unwrap())
 }
 
@@ -178,8 +195,8 @@ fn exchange((mut tx, mut rx): Ends, me: usize, total_bytes: usize, seed: u64) ->
     (tx, rx)
 }
 
-fn exchange_over(bind: IpAddr, sockets: usize, total_bytes: usize) {
-    let (zero, one) = linked(bind, sockets);
+fn exchange_over(guard: Guard, bind: IpAddr, sockets: usize, total_bytes: usize) {
+    let (zero, one) = linked_under(guard, bind, sockets);
     let other = thread::spawn(move || exchange(one, 1, total_bytes, 99));
     let (_tx, mut rx) = exchange(zero, 0, total_bytes, 99);
     drop(other.join().unwrap());
@@ -205,7 +222,16 @@ fn lost(peer: usize) -> Error {
 #[test]
 fn both_directions_at_once_over_one_two_and_three_sockets() {
     for sockets in 1..=3 {
-        exchange_over(V4, sockets, 6 << 20);
+        exchange_over(Guard::Plain, V4, sockets, 6 << 20);
+    }
+}
+
+#[test]
+fn the_same_where_links_are_protected() {
+    for guard in [Guard::Checksum, Guard::Encryption] {
+        for sockets in 1..=3 {
+            exchange_over(guard, V4, sockets, 4 << 20);
+        }
     }
 }
 
@@ -213,7 +239,7 @@ fn both_directions_at_once_over_one_two_and_three_sockets() {
 fn the_same_over_ipv6() {
     if has_ipv6() {
         for sockets in [1, 3] {
-            exchange_over(V6, sockets, 2 << 20);
+            exchange_over(Guard::Plain, V6, sockets, 2 << 20);
         }
     }
 }
@@ -258,8 +284,8 @@ fn small_sends_wait_for_the_flush_and_a_large_one_takes_them_along_in_order() {
 
 #[test]
 fn what_a_peer_sent_before_it_left_is_delivered_then_comes_the_error() {
-    for sockets in [1, 2] {
-        let ((mut tx, rx_of_zero), (tx_of_one, mut rx)) = linked(V4, sockets);
+    for (sockets, guard) in [(1, Guard::Plain), (2, Guard::Plain), (1, Guard::Checksum), (2, Guard::Encryption)] {
+        let ((mut tx, rx_of_zero), (tx_of_one, mut rx)) = linked_under(guard, V4, sockets);
         let total_bytes: usize = 300_003;
         let leaving = thread::spawn(move || {
             let block = Block::new(total_bytes.next_multiple_of(8));
@@ -316,7 +342,7 @@ fn sending_to_a_peer_that_left_is_an_error() {
 fn an_endpoint_of_another_job_is_refused_at_once() {
     let (zero, one) = (endpoint(V4, 1), endpoint(V4, 2));
     let started = Instant::now();
-    let refused = zero.connect(one.addr(), side(0, 1), 1, true, within(PATIENT), &never).err().unwrap().to_string();
+    let refused = zero.connect(at(one.addr()), side(0, 1), 1, true, within(PATIENT), &never).err().unwrap().to_string();
     assert!(refused.contains("another job") && refused.contains(&one.addr().to_string()), "{refused}");
     assert!(started.elapsed() < PATIENT / 2);
 }
@@ -359,7 +385,7 @@ fn nobody_dials_nobody_listens_and_both_end_at_the_deadline_naming_the_rank() {
     let gone = endpoint(own_address(1), 1).addr();
     for me_connects in [true, false] {
         let deadline = within(Duration::from_millis(120));
-        let error = zero.connect(gone, side(0, 1), 1, me_connects, deadline, &never).err().unwrap();
+        let error = zero.connect(at(gone), side(0, 1), 1, me_connects, deadline, &never).err().unwrap();
         assert!(Instant::now() >= deadline);
         assert!(matches!(&error, Error::Bootstrap { missing, .. } if missing == &[1]), "{error}");
     }
@@ -369,7 +395,7 @@ fn nobody_dials_nobody_listens_and_both_end_at_the_deadline_naming_the_rank() {
 fn a_silent_listener_ends_the_dial_at_the_deadline() {
     let silent = TcpListener::bind((V4, 0)).unwrap();
     let deadline = within(Duration::from_millis(120));
-    let error = endpoint(V4, 1).connect(silent.local_addr().unwrap(), side(0, 1), 1, true, deadline, &never).err();
+    let error = endpoint(V4, 1).connect(at(silent.local_addr().unwrap()), side(0, 1), 1, true, deadline, &never).err();
     assert!(matches!(&error, Some(Error::Bootstrap { missing, .. }) if missing == &[1]), "{error:?}");
 }
 
@@ -385,13 +411,13 @@ fn a_rank_that_listens_late_is_found() {
                 let _ = refused.send(());
                 None
             };
-            zero.connect(addr, side(0, 1), 1, true, within(PATIENT), &asked).map(|_| zero)
+            zero.connect(at(addr), side(0, 1), 1, true, within(PATIENT), &asked).map(|_| zero)
         });
         // Asked several times: so it was refused, and tries again.
         was_refused.iter().take(10).for_each(drop);
         let ports = addr.port().to_string().parse().unwrap();
-        let one = Endpoint::listen(addr.ip(), Some(ports), Secret::from_bytes([1; 32])).unwrap();
-        one.connect(addr, side(1, 0), 1, false, within(PATIENT), &never).unwrap();
+        let one = Endpoint::listen(addr.ip(), Some(ports), identity(1, Guard::Plain)).unwrap();
+        one.connect(at(addr), side(1, 0), 1, false, within(PATIENT), &never).unwrap();
         dialling.join().unwrap().unwrap();
     });
 }
@@ -414,7 +440,8 @@ fn waiting_and_dialling_can_be_cancelled() {
             is_over.load(Ordering::Relaxed).then(|| reason.clone())
         };
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| zero.connect(gone, side(0, 1), 1, me_connects, within(PATIENT), &cancelled));
+            let waiting =
+                scope.spawn(|| zero.connect(at(gone), side(0, 1), 1, me_connects, within(PATIENT), &cancelled));
             asked.wait();
             // Relaxed: as above.
             is_over.store(true, Ordering::Relaxed);
@@ -427,23 +454,23 @@ fn waiting_and_dialling_can_be_cancelled() {
 #[test]
 fn links_of_a_closed_communicator_are_dropped_and_late_ones_refused() {
     let (zero, one) = (endpoint(V4, 1), endpoint(V4, 1));
-    let (_, mut parked) = zero.connect(one.addr(), side(0, 1), 1, true, within(PATIENT), &never).unwrap();
+    let (_, mut parked) = zero.connect(at(one.addr()), side(0, 1), 1, true, within(PATIENT), &never).unwrap();
     one.forget(7);
     wait_for_end(&mut parked, 1);
-    let refused = zero.connect(one.addr(), side(0, 1), 1, true, within(PATIENT), &never).err().unwrap().to_string();
+    let refused = zero.connect(at(one.addr()), side(0, 1), 1, true, within(PATIENT), &never).err().unwrap().to_string();
     assert!(refused.contains("that communicator is closed"), "{refused}");
     let other = LinkSide { comm: 8, ..side(0, 1) };
-    assert!(zero.connect(one.addr(), other, 1, true, within(PATIENT), &never).is_ok());
+    assert!(zero.connect(at(one.addr()), other, 1, true, within(PATIENT), &never).is_ok());
 }
 
 #[test]
 fn ranks_that_disagree_about_the_sockets_are_told() {
     let (zero, one) = (endpoint(V4, 1), endpoint(V4, 1));
-    let _ends = zero.connect(one.addr(), side(0, 1), 2, true, within(PATIENT), &never).unwrap();
-    let error = one.connect(zero.addr(), side(1, 0), 3, false, within(PATIENT), &never).err().unwrap().to_string();
+    let _ends = zero.connect(at(one.addr()), side(0, 1), 2, true, within(PATIENT), &never).unwrap();
+    let error = one.connect(at(zero.addr()), side(1, 0), 3, false, within(PATIENT), &never).err().unwrap().to_string();
     assert!(error.contains("rank 0 makes links of 2 sockets, rank 1 of 3"), "{error}");
     for sockets in [0, 256] {
-        let error = zero.connect(one.addr(), side(0, 1), sockets, true, within(PATIENT), &never).err();
+        let error = zero.connect(at(one.addr()), side(0, 1), sockets, true, within(PATIENT), &never).err();
         assert!(matches!(error, Some(Error::Invalid { .. })));
     }
 }
@@ -468,7 +495,7 @@ fn two_hundred_endpoints_leave_no_thread_and_no_descriptor() {
         let (zero, one) = (endpoint(V4, 1), endpoint(V4, 1));
         let stranger = TcpStream::connect(one.addr()).unwrap();
         let (ends_of_zero, ends_of_one) = connect(&zero, &one, 2);
-        let parked = zero.connect(one.addr(), side(0, 5), 1, true, within(PATIENT), &never);
+        let parked = zero.connect(at(one.addr()), side(0, 5), 1, true, within(PATIENT), &never);
         drop((zero, one));
         drop((stranger, parked.unwrap(), ends_of_zero.unwrap(), ends_of_one.unwrap()));
     };

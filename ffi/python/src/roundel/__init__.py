@@ -19,6 +19,7 @@ from .communicator import Communicator, Group, UniqueId
 from .dtypes import DType, PremulSum, ReduceOp, premul_sum
 from .errors import (
     Aborted,
+    Corrupted,
     InitializationError,
     InvalidArgument,
     Mismatch,
@@ -39,6 +40,7 @@ __all__ = [
     "Aborted",
     "Calls",
     "Communicator",
+    "Corrupted",
     "DType",
     "Group",
     "InitializationError",

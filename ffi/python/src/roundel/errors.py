@@ -10,6 +10,7 @@ from typing import Any, Dict, Optional, Tuple
 
 __all__ = [
     "Aborted",
+    "Corrupted",
     "InitializationError",
     "InvalidArgument",
     "Mismatch",
@@ -75,6 +76,10 @@ class Mismatch(RoundelError):
 
 class PeerLost(RoundelError, ConnectionError):
     """Ranks exited, were killed, or their host went away."""
+
+
+class Corrupted(RoundelError):
+    """Bytes arrived changed, or ``ranks`` hold other results than the rest."""
 
 
 class TimedOut(RoundelError, TimeoutError):

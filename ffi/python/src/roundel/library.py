@@ -124,6 +124,7 @@ _ERRORS: Dict[int, Type[RoundelError]] = {
     8: errors.InitializationError,
     9: errors.Aborted,
     10: errors.SystemFailure,
+    12: errors.Corrupted,
 }
 
 COLLECTIVES = (

@@ -5,7 +5,7 @@ use snow::params::HashChoice;
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 
 /// The hash of `parts` for the purpose that `label` names. No two lists of parts look alike to it.
-pub(super) fn digest(label: &str, parts: &[&[u8]]) -> [u8; 32] {
+pub fn digest(label: &str, parts: &[&[u8]]) -> [u8; 32] {
     let mut hash = DefaultResolver.resolve_hash(&HashChoice::Blake2s).expect("BLAKE2s is compiled in");
     for part in std::iter::once(label.as_bytes()).chain(parts.iter().copied()) {
         hash.input(&(part.len() as u64).to_le_bytes());
