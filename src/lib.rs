@@ -73,6 +73,7 @@
 pub mod bootstrap;
 pub mod comm;
 pub mod device;
+pub mod elastic;
 pub mod element;
 pub mod engine;
 pub mod error;

@@ -34,6 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("fuzz", &["transport", "bootstrap", "engine", "comm"]),
+    ("elastic", &["types", "error", "engine", "comm"]),
     ("launch", &["types", "error", "bootstrap", "comm"]),
 ];
 

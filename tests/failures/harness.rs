@@ -281,6 +281,7 @@ fn child() {
     let all = [
         super::bad_input::SCENARIOS,
         super::death::SCENARIOS,
+        super::elastic::SCENARIOS,
         super::idle::SCENARIOS,
         super::leaks::SCENARIOS,
         super::mismatch::SCENARIOS,

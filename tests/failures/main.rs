@@ -7,6 +7,7 @@
 mod abort;
 mod bad_input;
 mod death;
+mod elastic;
 mod forks;
 mod harness;
 mod idle;
