@@ -3,16 +3,24 @@
 //! ```text
 //!   launcher      rank, world and the root's address, from what the launcher left in the environment
 //!   unique_id     the same by hand: 128 bytes, made in one process and handed to all ranks
-//!   control       a rank's end of the control plane: exchange, revoke, who is gone
+//!   invitation    what a newcomer must know to join a job that runs
+//!   control       a rank's end of the control plane: exchange, census, revoke, who is gone
 //!     join          finds the root and proves to be of the job
-//!     member        what has happened to the job, and who is to be told
-//!     listening     the thread that hears it
+//!     enlist        a newcomer's way in
+//!     member        what threads share: the way to the root, and who is to be told
+//!     knowledge     what has happened to the job, and what this rank waits for
+//!     listening     the thread that hears it, and says that this rank lives
+//!     seek          when the root is gone: who is the next?
+//!     standby       a rank's own door, for those who take it for the next root
 //!   root          the other end, a star's middle: one thread in one process of the job
 //!     gate          strangers stay outside
 //!     seats         each rank gets one
+//!     succession    between two reigns: what those who live know
 //!     ledger        what the root knows of the running job, and whom it tells
 //!     gathering     one exchange: who has contributed, who is missing
 //!     quorum        whether a part of a group may go on without the rest
+//!   roster        where every rank can be found without the root
+//!   vigil         who has fallen silent
 //!   wire          their messages
 //! ```
 //!
