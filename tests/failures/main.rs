@@ -15,5 +15,7 @@ mod mismatch;
 mod roots;
 mod siege;
 mod stranger;
+#[path = "../support/mod.rs"]
+mod support;
 mod survive;
 mod timeout;

@@ -60,6 +60,12 @@ pub fn has_ipv6() -> bool {
     std::net::TcpListener::bind("[::1]:0").is_ok()
 }
 
+/// True when the fabric transport has its library.
+pub fn has_libfabric() -> bool {
+    // SAFETY: what runs when it is loaded are libfabric's own initialisers, which promise to be safe at any time.
+    unsafe { libloading::Library::new("libfabric.so.1") }.is_ok()
+}
+
 /// True when `program` can be started.
 pub fn has_program(program: &str) -> bool {
     Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
