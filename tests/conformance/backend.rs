@@ -61,6 +61,11 @@ impl Backend {
         !matches!(self, Backend::Memory | Backend::Shm)
     }
 
+    /// True when the environment names a provider: then it must be there, at the interface that it names too.
+    fn is_real(self) -> bool {
+        self == Backend::FabricHosts && std::env::var_os(PROVIDER).is_some()
+    }
+
     /// The provider of libfabric that it takes, if any.
     fn provider(self) -> Option<String> {
         let chosen = || std::env::var(PROVIDER).unwrap_or_else(|_| "tcp;ofi_rxm".into());
@@ -89,7 +94,9 @@ impl Backend {
     pub fn run(self, suite: Suite, world: usize, options: &Options) {
         let options = Options { timeout: LONG / 2, init_timeout: LONG / 2, ..options.clone() };
         let options = match self.provider() {
-            Some(_) if !support::has_libfabric() => return support::skip("fabric", "libfabric is not installed"),
+            Some(provider) if !self.is_real() && !support::has_fabric(&provider) => {
+                return support::skip("fabric", &format!("libfabric is not installed, or has no provider {provider}"));
+            }
             fabric_provider @ Some(_) => Options { transport: TransportChoice::Fabric, fabric_provider, ..options },
             None => options,
         };

@@ -42,9 +42,9 @@ pub fn between_threads() -> Vec<TransportChoice> {
 
 /// False, with a line that says so, where libfabric is missing.
 pub fn has_fabric() -> bool {
-    let has = support::has_libfabric();
+    let has = support::has_fabric("tcp;ofi_rxm");
     if !has {
-        support::skip("fabric", "libfabric is not installed");
+        support::skip("fabric", "libfabric is not installed, or has no provider tcp;ofi_rxm");
     }
     has
 }

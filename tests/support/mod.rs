@@ -60,10 +60,10 @@ pub fn has_ipv6() -> bool {
     std::net::TcpListener::bind("[::1]:0").is_ok()
 }
 
-/// True when the fabric transport has its library.
-pub fn has_libfabric() -> bool {
-    // SAFETY: what runs when it is loaded are libfabric's own initialisers, which promise to be safe at any time.
-    unsafe { libloading::Library::new("libfabric.so.1") }.is_ok()
+/// True when libfabric is here and has this provider; `net` is one of versions before 2.
+pub fn has_fabric(provider: &str) -> bool {
+    let loopback = std::net::Ipv4Addr::LOCALHOST.into();
+    roundel::transport::fabric::Hub::open(&[provider.to_string()], Some(loopback)).is_ok()
 }
 
 /// True when `program` can be started.
