@@ -40,6 +40,8 @@ impl Fabric {
         }
         let wish = options.fabric_provider.as_deref();
         let providers = match options.transport {
+            // What goes over libfabric is in clear text.
+            _ if options.encrypt => Ok(Vec::new()),
             TransportChoice::Fabric => provider::preference(wish),
             TransportChoice::Auto => provider::hardware(wish),
             _ => Ok(Vec::new()),

@@ -58,7 +58,7 @@ pub struct Options {
     /// How ranks reach each other.
     pub transport: TransportChoice,
     /// Which of libfabric's providers to use. `auto` uses libfabric between hosts only for `efa` and `verbs;ofi_rxm`, where
-    /// both ranks have it, and TCP otherwise.
+    /// both ranks have it and nobody asked for encryption, and TCP otherwise.
     pub fabric_provider: Option<String>,
     /// The algorithm for every collective that it can do.
     pub algorithm: Option<Algorithm>,
@@ -209,6 +209,10 @@ impl Options {
         rule((1..=16).contains(&self.channels), "channels must be 1 to 16 (ROUNDEL_CHANNELS)")?;
         rule((1..=16).contains(&self.sockets), "sockets per link must be 1 to 16 (ROUNDEL_SOCKETS)")?;
         provider::preference(self.fabric_provider.as_deref())?;
+        rule(
+            !(self.encrypt && self.transport == TransportChoice::Fabric),
+            "RDMA is in clear text: ROUNDEL_ENCRYPT goes with ROUNDEL_TRANSPORT=tcp, or auto, which then uses TCP",
+        )?;
         rule(!self.timeout.is_zero(), "a timeout of zero lets no call succeed (ROUNDEL_TIMEOUT_MS)")?;
         rule(!self.init_timeout.is_zero(), "an initialisation timeout of zero (ROUNDEL_INIT_TIMEOUT_MS)")?;
         rule(
@@ -272,6 +276,13 @@ mod tests {
         assert_eq!(with("ROUNDEL_ALGO", "ring").unwrap().algorithm, Some(Algorithm::Ring));
         assert!(with("ROUNDEL_REPRODUCIBLE", "1").unwrap().reproducible);
         assert_eq!(with("ROUNDEL_CHANNELS", "").unwrap().channels, 1);
+    }
+
+    #[test]
+    fn rdma_and_encryption_exclude_each_other() {
+        let both = Options { encrypt: true, transport: TransportChoice::Fabric, ..Options::default() };
+        assert!(both.check().unwrap_err().to_string().contains("ROUNDEL_ENCRYPT"));
+        assert!(Options { transport: TransportChoice::Auto, ..both }.check().is_ok());
     }
 
     #[test]

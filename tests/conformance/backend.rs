@@ -92,7 +92,10 @@ impl Backend {
 
     /// Runs a suite on `world` ranks. Panics with what the ranks had to say.
     pub fn run(self, suite: Suite, world: usize, options: &Options) {
-        let options = Options { timeout: LONG / 2, init_timeout: LONG / 2, ..options.clone() };
+        let patient = Options { timeout: LONG / 2, init_timeout: LONG / 2, ..options.clone() };
+        // An emulated machine has pauses in which a second of silence means nothing.
+        let heartbeat_timeout = if self.is_real() { LONG / 2 } else { patient.heartbeat_timeout };
+        let options = Options { heartbeat_timeout, ..patient };
         let options = match self.provider() {
             Some(provider) if !self.is_real() && !support::has_fabric(&provider) => {
                 return support::skip("fabric", &format!("libfabric is not installed, or has no provider {provider}"));
@@ -181,6 +184,7 @@ fn in_processes(backend: Backend, suite: Suite, world: usize, options: &Options)
             .env("ROUNDEL_STAGE_BYTES", options.stage_bytes.to_string())
             .env("ROUNDEL_RING_BYTES", options.ring_bytes.to_string())
             .env("ROUNDEL_TIMEOUT_MS", options.timeout.as_millis().to_string())
+            .env("ROUNDEL_HEARTBEAT_TIMEOUT_MS", options.heartbeat_timeout.as_millis().to_string())
             .env("ROUNDEL_INIT_TIMEOUT_MS", options.init_timeout.as_millis().to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
