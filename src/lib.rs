@@ -38,7 +38,7 @@
 //!      slots, a copy into the output, in rounds that stay in cache.
 //!    - **another host**: bytes go over a *link* ([`transport::Tx`], [`transport::Rx`]): bounded, ordered, never blocking.
 //!      TCP takes them straight from the caller's buffer and hands arriving ones to the sum as they come; checked or encrypted
-//!      it copies them into records first.
+//!      it copies them into records first. RDMA writes them into the peer's ring, where the sum reads them.
 //! 5. **[`device`]** adds it to its peers' bytes: vectorised, in the canonical order, small floats accumulating in f32.
 //! 6. The driver polls until all ops are done, spinning a little, yielding, then asleep on one doorbell and the sockets.
 //!

@@ -39,8 +39,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Modules where `unsafe` may be written; everywhere else the compiler forbids it.
-const UNSAFE_HOMES: &[&str] =
-    &["src/memory.rs", "src/fork.rs", "src/device/host/", "src/transport/shm/", "src/comm/buffer.rs"];
+const UNSAFE_HOMES: &[&str] = &[
+    "src/memory.rs",
+    "src/fork.rs",
+    "src/device/host/",
+    "src/transport/shm/",
+    "src/transport/fabric/",
+    "src/comm/buffer.rs",
+];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).expect("the source folder can be read") {

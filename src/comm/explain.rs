@@ -14,7 +14,7 @@ use std::fmt;
 pub struct Explanation {
     /// The algorithm's name.
     pub algorithm: &'static str,
-    /// "memory" (threads of one process), "shm", "tcp", or "shm+tcp".
+    /// "memory" (threads of one process), "shm", "tcp", "fabric", "shm+tcp" or "shm+fabric".
     pub transport: &'static str,
     /// Parallel links.
     pub channels: u8,
@@ -86,12 +86,17 @@ impl Communicator {
         })
     }
 
-    /// What the ranks' links are made of: "memory", "shm", "tcp" or "shm+tcp".
+    /// What the ranks' links are made of: "memory", "shm", "tcp", "fabric", "shm+tcp" or "shm+fabric"; "fabric" where all
+    /// ranks use the same provider of libfabric.
     pub fn transport(&self) -> &'static str {
         let shares = self.hosts.iter().any(|host| host.len() > 1);
         let places = self.world.places(&self.members);
         let threads = shares && places.iter().all(|place| place.process == places[0].process);
-        match (self.hosts.len() > 1, shares) {
+        let far = self.hosts.len() > 1;
+        if far && self.world.fabric.joins_all(&self.members) {
+            return if shares { "shm+fabric" } else { "fabric" };
+        }
+        match (far, shares) {
             (false, _) if threads || self.world() == 1 => "memory",
             (false, _) => "shm",
             (true, false) => "tcp",

@@ -1,4 +1,5 @@
-//! Which transport a link uses: rings between neighbours, TCP to everybody else. The one place that knows both.
+//! Which transport a link uses: rings between neighbours; to everybody else RDMA where both have it, and TCP. The one place
+//! that knows them all.
 #![forbid(unsafe_code)]
 
 use super::dialler::Dialler;
@@ -6,10 +7,12 @@ use super::world::World;
 use crate::engine::Connector;
 use crate::error::Result;
 use crate::schedule::Port;
+use crate::transport::fabric::{Greeting, Wake};
 use crate::transport::shm::Neighbours;
 use crate::transport::tcp::LinkSide;
-use crate::transport::{Rx, Tx};
+use crate::transport::{Interest, Rx, Tx};
 use crate::types::Rank;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Makes the links of one communicator when its engine asks for them.
@@ -25,6 +28,10 @@ pub(super) struct Links {
     pub(super) neighbours: Option<Arc<Neighbours>>,
     /// Where there are several hosts.
     pub(super) dialler: Option<Dialler>,
+    /// Links over libfabric whose connection stands.
+    pub(super) greetings: HashMap<Port, Greeting>,
+    /// Makes the engine look around.
+    pub(super) wake: Wake,
 }
 
 impl Connector for Links {
@@ -35,9 +42,13 @@ impl Connector for Links {
             let channel = usize::from(port.channel).min(neighbours.shape().channels - 1);
             return Ok(Some(neighbours.link(position, channel)));
         }
+        if self.greetings.contains_key(&port) {
+            return self.greet(port);
+        }
         let (endpoint, options) = (self.world.endpoint(), &self.world.options);
+        let hub = self.world.fabric.hub_to(self.members[port.peer]);
         let side = LinkSide { comm: self.comm, epoch: self.epoch, me: self.me, peer: port.peer, channel: port.channel };
-        let sockets = usize::from(options.sockets);
+        let sockets = if hub.is_some() { 1 } else { usize::from(options.sockets) };
         let ends = match (endpoint, &mut self.dialler) {
             (Some(_), Some(dialler)) if self.me < port.peer => {
                 let callee = self.world.callee(self.members[port.peer])?;
@@ -46,11 +57,34 @@ impl Connector for Links {
             (Some(endpoint), _) => endpoint.accepted(side, sockets)?,
             (None, _) => unreachable!("a rank without neighbours on every port has an endpoint"),
         };
-        Ok(ends.map(|(tx, rx)| (Box::new(tx) as Box<dyn Tx>, Box::new(rx) as Box<dyn Rx>)))
+        let ends = ends.map(|(tx, rx)| (Box::new(tx) as Box<dyn Tx>, Box::new(rx) as Box<dyn Rx>));
+        match (ends, hub) {
+            (Some(connection), Some(hub)) => {
+                let greeting = Greeting::begin(&hub, port.peer, connection, self.wake.clone())?;
+                self.greetings.insert(port, greeting);
+                self.greet(port)
+            }
+            (ends, _) => Ok(ends),
+        }
     }
 
     fn is_dialling(&self, port: Port) -> bool {
-        self.dialler.as_ref().is_some_and(|dialler| dialler.is_under_way(port))
+        self.greetings.contains_key(&port) || self.dialler.as_ref().is_some_and(|dialler| dialler.is_under_way(port))
+    }
+
+    fn interests(&self, into: &mut Vec<Interest>) {
+        into.extend(self.greetings.values().flat_map(Greeting::interests));
+    }
+}
+
+impl Links {
+    /// Goes on making a link over libfabric.
+    fn greet(&mut self, port: Port) -> Result<Option<(Box<dyn Tx>, Box<dyn Rx>)>> {
+        let Some((tx, rx)) = self.greetings.get_mut(&port).map_or(Ok(None), Greeting::advance)? else {
+            return Ok(None);
+        };
+        self.greetings.remove(&port);
+        Ok(Some((Box::new(tx), Box::new(rx))))
     }
 }
 

@@ -9,6 +9,7 @@ mod buffer;
 mod calls;
 mod dialler;
 mod explain;
+mod fabric;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod group;
@@ -249,6 +250,11 @@ impl Communicator {
             here: here.clone(),
             neighbours: neighbours.clone(),
             dialler,
+            greetings: HashMap::new(),
+            wake: {
+                let waker = waker.clone();
+                Arc::new(move || waker.wake())
+            },
         };
         if let Some(endpoint) = &endpoint {
             let waker = waker.clone();

@@ -5,6 +5,7 @@ use crate::bootstrap::Rhythm;
 use crate::error::{Error, Result};
 use crate::schedule::catalogue::Algorithm;
 use crate::topology::TransportChoice;
+use crate::transport::fabric::provider;
 use crate::transport::shm::Arena;
 use crate::transport::tcp::Guard;
 use crate::transport::tcp::interface::PortRange;
@@ -22,7 +23,8 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// | `init_timeout` | `ROUNDEL_INIT_TIMEOUT_MS` | 120 000 |
 /// | `heartbeat` | `ROUNDEL_HEARTBEAT_MS`, 0: off | 100 |
 /// | `heartbeat_timeout` | `ROUNDEL_HEARTBEAT_TIMEOUT_MS` | 1 000 |
-/// | `transport` | `ROUNDEL_TRANSPORT` = `auto`, `memory`, `shm`, `tcp` | `auto` |
+/// | `transport` | `ROUNDEL_TRANSPORT` = `auto`, `memory`, `shm`, `tcp`, `fabric` | `auto` |
+/// | `fabric_provider` | `ROUNDEL_FABRIC_PROVIDER` = `efa`, `verbs;ofi_rxm`, `tcp;ofi_rxm`, `net`, `shm`, ... | the first of these that is here, but `shm` |
 /// | `algorithm` | `ROUNDEL_ALGO` = `ring`, `tree`, ... | by size and topology |
 /// | `channels` | `ROUNDEL_CHANNELS` | 1 |
 /// | `sockets` | `ROUNDEL_SOCKETS` | 1 |
@@ -55,6 +57,9 @@ pub struct Options {
     pub heartbeat_timeout: Duration,
     /// How ranks reach each other.
     pub transport: TransportChoice,
+    /// Which of libfabric's providers to use. `auto` uses libfabric between hosts only for `efa` and `verbs;ofi_rxm`, where
+    /// both ranks have it and nobody asked for encryption, and TCP otherwise.
+    pub fabric_provider: Option<String>,
     /// The algorithm for every collective that it can do.
     pub algorithm: Option<Algorithm>,
     /// Parallel rings, trees and links.
@@ -93,6 +98,7 @@ impl Default for Options {
             heartbeat: Rhythm::default().interval,
             heartbeat_timeout: Rhythm::default().timeout,
             transport: TransportChoice::Auto,
+            fabric_provider: None,
             algorithm: None,
             channels: 1,
             sockets: 1,
@@ -111,12 +117,13 @@ impl Default for Options {
 
 impl Options {
     /// The names that [`Options::set`] knows. `ROUNDEL_` and the name in capitals is the variable.
-    pub const NAMES: [&str; 17] = [
+    pub const NAMES: [&str; 18] = [
         "timeout_ms",
         "init_timeout_ms",
         "heartbeat_ms",
         "heartbeat_timeout_ms",
         "transport",
+        "fabric_provider",
         "algo",
         "channels",
         "sockets",
@@ -165,7 +172,8 @@ impl Options {
             "init_timeout_ms" => self.init_timeout = millis()?,
             "heartbeat_ms" => self.heartbeat = millis()?,
             "heartbeat_timeout_ms" => self.heartbeat_timeout = millis()?,
-            "transport" => self.transport = parse(name, value, "auto, memory, shm or tcp")?,
+            "transport" => self.transport = parse(name, value, "auto, memory, shm, tcp or fabric")?,
+            "fabric_provider" => self.fabric_provider = Some(value.to_string()),
             "algo" => self.algorithm = Some(parse(name, value, &Algorithm::ALL.map(Algorithm::name).join(", "))?),
             "channels" => self.channels = parse(name, value, "a number from 1 to 16")?,
             "sockets" => self.sockets = parse(name, value, "a number from 1 to 16")?,
@@ -200,6 +208,11 @@ impl Options {
         let rule = |good: bool, what: &str| if good { Ok(()) } else { Err(Error::invalid(what)) };
         rule((1..=16).contains(&self.channels), "channels must be 1 to 16 (ROUNDEL_CHANNELS)")?;
         rule((1..=16).contains(&self.sockets), "sockets per link must be 1 to 16 (ROUNDEL_SOCKETS)")?;
+        provider::preference(self.fabric_provider.as_deref())?;
+        rule(
+            !(self.encrypt && self.transport == TransportChoice::Fabric),
+            "RDMA is in clear text: ROUNDEL_ENCRYPT goes with ROUNDEL_TRANSPORT=tcp, or auto, which then uses TCP",
+        )?;
         rule(!self.timeout.is_zero(), "a timeout of zero lets no call succeed (ROUNDEL_TIMEOUT_MS)")?;
         rule(!self.init_timeout.is_zero(), "an initialisation timeout of zero (ROUNDEL_INIT_TIMEOUT_MS)")?;
         rule(
@@ -266,6 +279,13 @@ mod tests {
     }
 
     #[test]
+    fn rdma_and_encryption_exclude_each_other() {
+        let both = Options { encrypt: true, transport: TransportChoice::Fabric, ..Options::default() };
+        assert!(both.check().unwrap_err().to_string().contains("ROUNDEL_ENCRYPT"));
+        assert!(Options { transport: TransportChoice::Auto, ..both }.check().is_ok());
+    }
+
+    #[test]
     fn every_setting_has_the_variable_of_the_table() {
         assert_eq!(variable("arena_bytes"), crate::transport::shm::ARENA_SIZE_VARIABLE);
         let table = include_str!("options.rs").split("#[derive").next().unwrap();
@@ -285,6 +305,7 @@ mod tests {
             ("ROUNDEL_TIMEOUT_MS", "18446744073709551615"),
             ("ROUNDEL_ALGO", "fastest"),
             ("ROUNDEL_TRANSPORT", "pigeon"),
+            ("ROUNDEL_FABRIC_PROVIDER", "no such name"),
             ("ROUNDEL_REPRODUCIBLE", "7"),
             ("ROUNDEL_ENCRYPT", "yes"),
             ("ROUNDEL_CHECKSUM", "2"),

@@ -2,6 +2,7 @@
 //! everybody else is.
 #![forbid(unsafe_code)]
 
+use super::fabric::{Fabric, Offer};
 use super::options::Options;
 use crate::bootstrap::{Config, Control};
 use crate::engine::mix;
@@ -25,6 +26,8 @@ const CARDS: u64 = 2;
 pub(super) struct Card {
     /// Its data endpoint, where there are several hosts.
     data: Option<SocketAddr>,
+    /// Its endpoint of libfabric, likewise.
+    fabric: Offer,
     /// The door to its arena, where it has neighbours.
     local: Option<LocalCard>,
 }
@@ -62,6 +65,7 @@ pub(super) struct World {
     /// For data from other hosts; made when the first of them is met.
     endpoint: Mutex<Option<Arc<Endpoint>>>,
     met: Mutex<Met>,
+    pub(super) fabric: Fabric,
     /// Dropped last: its goodbye tells the others that this rank is done.
     pub(super) control: Arc<Control>,
 }
@@ -87,7 +91,8 @@ impl World {
     pub(super) fn of(control: Arc<Control>, options: Options, secret: Secret) -> Result<Arc<World>> {
         let arena = Arena::create(options.arena_bytes)?;
         let (endpoint, met) = (Mutex::default(), Mutex::default());
-        Ok(Arc::new(World { rank: control.rank(), options, arena, secret, endpoint, met, control }))
+        let fabric = Fabric::default();
+        Ok(Arc::new(World { rank: control.rank(), options, arena, secret, endpoint, met, fabric, control }))
     }
 
     /// All `members` learn how to reach each other, as far as they do not know. All of them make this call with the same
@@ -104,6 +109,8 @@ impl World {
         };
         let cards: Vec<Result<Card>> = self.exchange(mix(number, CARDS), members, &card, deadline)?;
         let cards = cards.into_iter().collect::<Result<Vec<Card>>>()?;
+        let offers: Vec<Offer> = cards.iter().map(|card| card.fabric.clone()).collect();
+        self.fabric.agree(self.options.transport, members, offers, &places)?;
         let ready = neighbours.iter().try_for_each(|&index| self.attach(members[index], &cards[index], deadline));
         let mut met = lock(&self.met);
         for ((rank, place), card) in members.iter().zip(places).zip(cards) {
@@ -118,11 +125,12 @@ impl World {
     /// How this rank can be reached from other hosts, and by neighbours.
     fn card(&self, from_afar: bool, by_neighbours: bool) -> Result<(Option<Door>, Card)> {
         let data = if from_afar { Some(self.open_endpoint()?.addr()) } else { None };
+        let fabric = self.fabric.offer(&self.options, from_afar, self.control.local_ip());
         let (door, local) = match by_neighbours {
             true => Door::open(&self.arena).map(|(door, card)| (Some(door), Some(card)))?,
             false => (None, None),
         };
-        Ok((door, Card { data, local }))
+        Ok((door, Card { data, fabric, local }))
     }
 
     fn attach(&self, rank: Rank, card: &Card, deadline: Instant) -> Result<()> {

@@ -365,6 +365,7 @@ impl Lane {
     /// What to sleep on.
     pub(crate) fn interests(&self, into: &mut Vec<Interest>) {
         into.clear();
+        self.connector.interests(into);
         for link in &self.links {
             let Some((tx, rx)) = &link.ends else { continue };
             into.extend(tx.interest().filter(|_| link.full));

@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result, Signature};
 use crate::schedule::Port;
-use crate::transport::{Rx, Tx};
+use crate::transport::{Interest, Rx, Tx};
 use crate::types::Rank;
 
 /// First bytes of a call on a link. 64 bytes, so that what follows keeps the alignment of elements.
@@ -122,6 +122,9 @@ pub trait Connector: Send {
     /// True from the first `connect` until the one that gives the link, where this side dials. The outcome will come
     /// whatever the peer does meanwhile.
     fn is_dialling(&self, port: Port) -> bool;
+
+    /// Adds what to sleep on until links that were asked for, and are not there yet, can go on.
+    fn interests(&self, _into: &mut Vec<Interest>) {}
 }
 
 /// A link that may not exist yet.

@@ -5,6 +5,7 @@
 //!   host        a     a     b     a     b     c
 //!   auto        [0, 1, 3]   [2, 4]      [5]          same host: shared memory, else TCP
 //!   tcp         [0] [1] [2] [3] [4] [5]              everybody alone: TCP even between neighbours
+//!   fabric      [0] [1] [2] [3] [4] [5]              everybody alone, likewise
 //!   shm         an error: rank 2 is on another host
 //! ```
 //!
@@ -61,6 +62,8 @@ pub enum TransportChoice {
     Shm,
     /// TCP everywhere, also between neighbours.
     Tcp,
+    /// RDMA through libfabric everywhere, also between neighbours.
+    Fabric,
 }
 
 impl FromStr for TransportChoice {
@@ -72,7 +75,8 @@ impl FromStr for TransportChoice {
             "memory" => Ok(TransportChoice::Memory),
             "shm" => Ok(TransportChoice::Shm),
             "tcp" => Ok(TransportChoice::Tcp),
-            _ => Err(Error::invalid(format!("ROUNDEL_TRANSPORT={text}: it is one of auto, memory, shm, tcp"))),
+            "fabric" => Ok(TransportChoice::Fabric),
+            _ => Err(Error::invalid(format!("ROUNDEL_TRANSPORT={text}: it is one of auto, memory, shm, tcp, fabric"))),
         }
     }
 }
@@ -84,6 +88,7 @@ impl fmt::Display for TransportChoice {
             TransportChoice::Memory => "memory",
             TransportChoice::Shm => "shm",
             TransportChoice::Tcp => "tcp",
+            TransportChoice::Fabric => "fabric",
         })
     }
 }
@@ -111,7 +116,7 @@ impl Topology {
 pub fn grouping(places: &[Place], choice: TransportChoice) -> Result<Vec<Vec<Rank>>> {
     match choice {
         TransportChoice::Auto => Ok(by_host(places)),
-        TransportChoice::Tcp => Ok((0..places.len()).map(|rank| vec![rank]).collect()),
+        TransportChoice::Tcp | TransportChoice::Fabric => Ok((0..places.len()).map(|rank| vec![rank]).collect()),
         TransportChoice::Shm => match places.iter().position(|place| place.host != places[0].host) {
             None => Ok(by_host(places)),
             Some(other) => Err(Error::unsupported(format!(
@@ -163,9 +168,10 @@ mod tests {
     }
 
     #[test]
-    fn tcp_leaves_everybody_alone() {
+    fn networks_leave_everybody_alone() {
         let places = places(&[("a", 1), ("a", 1)]);
         assert_eq!(grouping(&places, TransportChoice::Tcp).unwrap(), [[0], [1]]);
+        assert_eq!(grouping(&places, TransportChoice::Fabric).unwrap(), [[0], [1]]);
     }
 
     #[test]
@@ -186,10 +192,11 @@ mod tests {
 
     #[test]
     fn no_places_no_groups() {
-        for choice in [TransportChoice::Auto, TransportChoice::Memory, TransportChoice::Shm, TransportChoice::Tcp] {
+        use TransportChoice::*;
+        for choice in [Auto, Memory, Shm, Tcp, Fabric] {
             assert!(grouping(&[], choice).unwrap().is_empty());
             assert_eq!(choice.to_string().parse(), Ok(choice));
         }
-        assert!("rdma".parse::<TransportChoice>().unwrap_err().to_string().contains("auto, memory, shm, tcp"));
+        assert!("rdma".parse::<TransportChoice>().unwrap_err().to_string().contains("auto, memory, shm, tcp, fabric"));
     }
 }

@@ -1,11 +1,12 @@
 //! Links between two ranks, and memory that the ranks of a host share.
 //!
 //! A *link* carries an ordered stream of bytes from one rank to one other and holds a bounded number of them. It has two
-//! ends, [`Tx`] and [`Rx`]; neither ever blocks. What differs between shared memory and sockets is only how bytes get
+//! ends, [`Tx`] and [`Rx`]; neither ever blocks. What differs between shared memory, sockets and RDMA is only how bytes get
 //! across and what to sleep on when they do not.
 #![deny(unsafe_code)]
 
 mod address;
+pub mod fabric;
 pub mod shm;
 pub mod tcp;
 
@@ -42,7 +43,8 @@ pub trait Tx: Send {
     /// Moves on what `send` and `commit` have only gathered. True when nothing is left on this side.
     fn flush(&mut self) -> Result<bool>;
 
-    /// What to sleep on until there is room, or until `flush` can go on.
+    /// What to sleep on until there is room, or until `flush` can go on. Asked right before the driver looks for the last
+    /// time and sleeps: a link whose progress somebody has to see to may take it as the announcement.
     fn interest(&self) -> Option<Interest>;
 }
 
@@ -60,7 +62,7 @@ pub trait Rx: Send {
     /// Moves as many bytes as have arrived, at most `into.len()`, to their final place. The count is the return value.
     fn recv(&mut self, into: Span) -> Result<usize>;
 
-    /// What to sleep on until something arrives.
+    /// What to sleep on until something arrives; asked as for [`Tx::interest`].
     fn interest(&self) -> Option<Interest>;
 }
 

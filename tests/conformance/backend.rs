@@ -1,10 +1,11 @@
-//! Where a suite runs: ranks as threads over memory or TCP, as processes over shared memory, as processes that believe to
-//! be on several hosts.
+//! Where a suite runs: ranks as threads over memory, TCP or libfabric, as processes over shared memory, as processes that
+//! believe to be on several hosts.
 //!
 //! For processes this test binary starts itself again: a child runs the one test [`child`], which finds in its environment
 //! which suite it is to run as which rank.
 
 use crate::suites::{SUITES, Suite};
+use crate::support;
 use roundel::{Communicator, Options, TransportChoice, UniqueId};
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -13,6 +14,10 @@ use std::time::{Duration, Instant};
 
 /// A bound for what takes a second or so unless it hangs.
 const LONG: Duration = Duration::from_secs(120);
+
+/// Which provider of libfabric, and which interface, the backend of processes takes: for a machine with one that is real.
+const PROVIDER: &str = "CONFORMANCE_FABRIC_PROVIDER";
+const INTERFACE: &str = "CONFORMANCE_INTERFACE";
 
 /// Names the suite that a child is to run.
 const SUITE: &str = "ROUNDEL_CONFORMANCE_SUITE";
@@ -28,6 +33,14 @@ pub enum Backend {
     Shm,
     /// Processes on several hosts, as they believe.
     Hosts,
+    /// Threads of this process, that write into each other's rings through libfabric: provider `tcp;ofi_rxm`.
+    FabricTcp,
+    /// Likewise, provider `net`.
+    FabricNet,
+    /// Processes of one host, provider `shm`, which cannot join threads of one process.
+    FabricShm,
+    /// Processes on several hosts, as they believe, that share no memory but through libfabric.
+    FabricHosts,
 }
 
 impl Backend {
@@ -38,19 +51,38 @@ impl Backend {
             Backend::Tcp => &[1, 2, 3, 5, 8],
             Backend::Shm => &[1, 2, 3, 8],
             Backend::Hosts => &[2, 3, 5],
+            Backend::FabricTcp | Backend::FabricNet | Backend::FabricShm => &[2, 3],
+            Backend::FabricHosts => &[3],
         }
     }
 
     /// Every call crosses a network, and on a few cores its latency is what a test costs.
     pub fn is_far(self) -> bool {
-        matches!(self, Backend::Tcp | Backend::Hosts)
+        !matches!(self, Backend::Memory | Backend::Shm)
+    }
+
+    /// True when the environment names a provider: then it must be there, at the interface that it names too.
+    fn is_real(self) -> bool {
+        self == Backend::FabricHosts && std::env::var_os(PROVIDER).is_some()
+    }
+
+    /// The provider of libfabric that it takes, if any.
+    fn provider(self) -> Option<String> {
+        let chosen = || std::env::var(PROVIDER).unwrap_or_else(|_| "tcp;ofi_rxm".into());
+        match self {
+            Backend::FabricTcp => Some("tcp;ofi_rxm".into()),
+            Backend::FabricNet => Some("net".into()),
+            Backend::FabricShm => Some("shm".into()),
+            Backend::FabricHosts => Some(chosen()),
+            _ => None,
+        }
     }
 
     /// Which host each rank is on.
     fn hosts(self, world: usize) -> &'static str {
         match (self, world) {
-            (Backend::Hosts, 2) => "ab",
-            (Backend::Hosts, 3) => "aab",
+            (Backend::Hosts | Backend::FabricHosts, 2) => "ab",
+            (Backend::Hosts | Backend::FabricHosts, 3) => "aab",
             (Backend::Hosts, 4) => "abba",
             (Backend::Hosts, 5) => "aaabb",
             (Backend::Hosts, 7) => "abcbcbc",
@@ -60,11 +92,24 @@ impl Backend {
 
     /// Runs a suite on `world` ranks. Panics with what the ranks had to say.
     pub fn run(self, suite: Suite, world: usize, options: &Options) {
-        let options = Options { timeout: LONG / 2, init_timeout: LONG / 2, ..options.clone() };
+        let patient = Options { timeout: LONG / 2, init_timeout: LONG / 2, ..options.clone() };
+        // An emulated machine has pauses in which a second of silence means nothing.
+        let heartbeat_timeout = if self.is_real() { LONG / 2 } else { patient.heartbeat_timeout };
+        let options = Options { heartbeat_timeout, ..patient };
+        let options = match self.provider() {
+            Some(provider) if !self.is_real() && !support::has_fabric(&provider) => {
+                return support::skip("fabric", &format!("libfabric is not installed, or has no provider {provider}"));
+            }
+            fabric_provider @ Some(_) => Options { transport: TransportChoice::Fabric, fabric_provider, ..options },
+            None => options,
+        };
         match self {
             Backend::Memory => in_threads(suite, world, options),
             Backend::Tcp => in_threads(suite, world, Options { transport: TransportChoice::Tcp, ..options }),
-            Backend::Shm | Backend::Hosts => in_processes(self, suite, world, &options),
+            Backend::FabricTcp | Backend::FabricNet => in_threads(suite, world, options),
+            Backend::Shm | Backend::Hosts | Backend::FabricShm | Backend::FabricHosts => {
+                in_processes(self, suite, world, &options)
+            }
         }
     }
 }
@@ -72,7 +117,7 @@ impl Backend {
 fn in_threads(suite: Suite, world: usize, options: Options) {
     let transport = options.transport;
     let comms = Communicator::threads(world, options).unwrap();
-    let wanted = if transport == TransportChoice::Tcp && world > 1 { "tcp" } else { "memory" };
+    let wanted = if transport == TransportChoice::Auto || world == 1 { "memory".into() } else { transport.to_string() };
     assert_eq!(comms[0].transport(), wanted);
     std::thread::scope(|scope| {
         for comm in comms {
@@ -109,8 +154,10 @@ fn in_processes(backend: Backend, suite: Suite, world: usize, options: &Options)
     let id = UniqueId::with_interface("lo").unwrap();
     let transport = match backend {
         Backend::Shm => "shm",
+        Backend::FabricShm | Backend::FabricHosts => "fabric",
         _ => "auto",
     };
+    let interface = std::env::var(INTERFACE).unwrap_or_else(|_| "lo".into());
     let (said, hear) = mpsc::channel();
     let start = |rank: usize| {
         let mut command = Command::new(std::env::current_exe().unwrap());
@@ -125,6 +172,8 @@ fn in_processes(backend: Backend, suite: Suite, world: usize, options: &Options)
             .env("ROUNDEL_WORLD_SIZE", world.to_string())
             .env("ROUNDEL_HOST_ID", format!("{}-{}", std::process::id(), &backend.hosts(world)[rank..=rank]))
             .env("ROUNDEL_TRANSPORT", transport)
+            .env("ROUNDEL_IFACE", &interface)
+            .env("ROUNDEL_FABRIC_PROVIDER", options.fabric_provider.as_deref().unwrap_or_default())
             .env("ROUNDEL_ALGO", options.algorithm.map_or("", |algorithm| algorithm.name()))
             .env("ROUNDEL_CHANNELS", options.channels.to_string())
             .env("ROUNDEL_SOCKETS", options.sockets.to_string())
@@ -135,6 +184,7 @@ fn in_processes(backend: Backend, suite: Suite, world: usize, options: &Options)
             .env("ROUNDEL_STAGE_BYTES", options.stage_bytes.to_string())
             .env("ROUNDEL_RING_BYTES", options.ring_bytes.to_string())
             .env("ROUNDEL_TIMEOUT_MS", options.timeout.as_millis().to_string())
+            .env("ROUNDEL_HEARTBEAT_TIMEOUT_MS", options.heartbeat_timeout.as_millis().to_string())
             .env("ROUNDEL_INIT_TIMEOUT_MS", options.init_timeout.as_millis().to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -9,6 +9,9 @@
 //! | `tcp` | threads | TCP |
 //! | `shm` | processes | shared memory |
 //! | `hosts` | processes with host names of their own | shared memory and TCP |
+//! | `fabric_tcp`, `fabric_net` | threads | libfabric, these providers |
+//! | `fabric_shm` | processes | libfabric, this provider |
+//! | `fabric_hosts` | processes with host names of their own | libfabric, `tcp;ofi_rxm` or what the environment says |
 //!
 //! The oracle ([`numbers`]) shares no code with the library but the reference of its arithmetic.
 
@@ -22,6 +25,8 @@ mod numbers;
 mod room;
 mod splits;
 mod suites;
+#[path = "../support/mod.rs"]
+mod support;
 mod ways;
 
 /// One module a backend, one test a suite.
@@ -47,7 +52,8 @@ macro_rules! stamp {
 }
 
 stamp! {
-    memory = Memory, tcp = Tcp, shm = Shm, hosts = Hosts;
+    memory = Memory, tcp = Tcp, shm = Shm, hosts = Hosts,
+    fabric_tcp = FabricTcp, fabric_net = FabricNet, fabric_shm = FabricShm, fabric_hosts = FabricHosts;
     [
         every_type_and_operation, counts, roots_homes_and_places, rounds, forced_algorithms, reproducible, same_bits,
         special_values, refused_wishes, barriers, groups, messages, started_calls, progress_without_the_caller, splits,

@@ -9,7 +9,7 @@ const WORLD: usize = 3;
 #[test]
 fn others_are_freed_with_the_reason() {
     let _turn = harness::turn();
-    for transport in [TransportChoice::Memory, TransportChoice::Tcp] {
+    for transport in harness::between_threads() {
         harness::threads(WORLD, harness::options(transport), |comm| {
             let error = match comm.rank() {
                 0 => comm.barrier().expect_err("not all come"),
@@ -35,7 +35,7 @@ fn others_are_freed_with_the_reason() {
 #[test]
 fn a_thread_frees_its_own_rank() {
     let _turn = harness::turn();
-    for transport in [TransportChoice::Memory, TransportChoice::Tcp] {
+    for transport in harness::between_threads() {
         harness::threads(2, harness::options(transport), |comm| {
             if comm.rank() == 0 {
                 std::thread::scope(|scope| {

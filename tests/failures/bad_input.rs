@@ -103,7 +103,7 @@ const BAD: &[Bad] = &[
 #[test]
 fn nonsense_is_refused_and_the_communicator_goes_on() {
     let _turn = harness::turn();
-    for transport in [TransportChoice::Memory, TransportChoice::Tcp] {
+    for transport in harness::between_threads() {
         harness::threads(2, harness::options(transport), |comm| {
             for (what, words, call) in BAD {
                 let error = call(&comm).expect_err(what);

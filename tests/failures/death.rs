@@ -140,9 +140,18 @@ fn killed_while_all_sleep_over_tcp() {
 }
 
 #[test]
+fn killed_over_fabric() {
+    if harness::has_fabric() {
+        killed("busy", "fabric", RootIn::Parent, false);
+        killed("blocked in recv", "fabric", RootIn::RankZero, true);
+        killed("blocked in barrier", "fabric", RootIn::Parent, true);
+    }
+}
+
+#[test]
 fn those_who_leave_are_named() {
     let _turn = harness::turn();
-    for transport in ["shm", "tcp"] {
+    for transport in harness::between_processes() {
         for (how, tells) in [("returns", "left"), ("panics", "left"), ("exits", "closed"), ("aborts", "closed")] {
             let settings = [("ROUNDEL_TRANSPORT", transport), ("FAILURES_HOW", how)];
             let mut job = Job::start("leaving", WORLD, RootIn::RankZero, &settings);

@@ -1,5 +1,6 @@
 //! Ranks as threads and as processes, always with a bound on how long they may take.
 
+use crate::support;
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
@@ -25,6 +26,27 @@ pub type Scenario = (&'static str, fn(Communicator));
 pub fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What lies between the processes of a test: each in turn.
+pub fn between_processes() -> Vec<&'static str> {
+    let fabric = has_fabric().then_some("fabric");
+    ["shm", "tcp"].into_iter().chain(fabric).collect()
+}
+
+/// The same between threads.
+pub fn between_threads() -> Vec<TransportChoice> {
+    let fabric = has_fabric().then_some(TransportChoice::Fabric);
+    [TransportChoice::Memory, TransportChoice::Tcp].into_iter().chain(fabric).collect()
+}
+
+/// False, with a line that says so, where libfabric is missing.
+pub fn has_fabric() -> bool {
+    let has = support::has_fabric("tcp;ofi_rxm");
+    if !has {
+        support::skip("fabric", "libfabric is not installed, or has no provider tcp;ofi_rxm");
+    }
+    has
 }
 
 /// The clock that all processes of a machine share.

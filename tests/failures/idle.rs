@@ -2,7 +2,7 @@
 
 use super::harness::{self, Job, RootIn, Scenario, say};
 use nix::unistd::{SysconfVar, sysconf};
-use roundel::{Communicator, ReduceOp, TransportChoice};
+use roundel::{Communicator, ReduceOp};
 use std::time::{Duration, Instant};
 
 const WORLD: usize = 6;
@@ -37,7 +37,7 @@ fn cpu_time(job: &Job, rank: usize) -> Duration {
 #[test]
 fn ranks_that_wait_use_no_cpu() {
     let _turn = harness::turn();
-    for transport in ["shm", "tcp"] {
+    for transport in harness::between_processes() {
         for scenario in ["idle in recv", "idle in barrier"] {
             let mut job = Job::start(scenario, WORLD, RootIn::Parent, &[("ROUNDEL_TRANSPORT", transport)]);
             job.wait_for_all(&[0, 1, 2, 3, 4, 5], "ready");
@@ -82,7 +82,7 @@ fn crowd(comm: Communicator) {
 #[test]
 fn odd_worlds_of_processes() {
     let _turn = harness::turn();
-    for transport in ["shm", "tcp"] {
+    for transport in harness::between_processes() {
         for world in [12, 17] {
             let began = Instant::now();
             let mut job = Job::start("crowd", world, RootIn::Parent, &[("ROUNDEL_TRANSPORT", transport)]);
@@ -97,7 +97,7 @@ fn odd_worlds_of_processes() {
 #[test]
 fn odd_worlds_of_threads() {
     let _turn = harness::turn();
-    for transport in [TransportChoice::Memory, TransportChoice::Tcp] {
+    for transport in harness::between_threads() {
         for world in [12, 17] {
             harness::threads(world, harness::options(transport), crowd);
         }

@@ -72,7 +72,8 @@ fn all_reduce_of_two(comms: &[Communicator]) {
 
 fn lifetimes(comm: Communicator) {
     drop(comm);
-    for (transport, count) in [(TransportChoice::Memory, 1000), (TransportChoice::Tcp, 300)] {
+    let fabric = harness::has_fabric().then_some((TransportChoice::Fabric, 60));
+    for (transport, count) in [(TransportChoice::Memory, 1000), (TransportChoice::Tcp, 300)].into_iter().chain(fabric) {
         let life = || all_reduce_of_two(&Communicator::threads(2, harness::options(transport)).unwrap());
         (0..20).for_each(|_| life());
         back_to(&Holdings { threads: 2, ..holdings() }, "warming up");
@@ -92,7 +93,7 @@ fn lifetimes(comm: Communicator) {
 
 fn splits(comm: Communicator) {
     drop(comm);
-    for transport in [TransportChoice::Memory, TransportChoice::Tcp] {
+    for transport in harness::between_threads() {
         let comms = Communicator::threads(2, harness::options(transport)).unwrap();
         let split = |times: usize| {
             std::thread::scope(|scope| {
@@ -161,7 +162,7 @@ fn hundreds_of_splits() {
 #[test]
 fn killed_ranks_leave_nothing() {
     let _turn = harness::turn();
-    for transport in ["shm", "tcp"] {
+    for transport in harness::between_processes() {
         let mut job = Job::start("wait to die", 4, RootIn::RankZero, &[("ROUNDEL_TRANSPORT", transport)]);
         let sockets = job.wait_for_all(&[0, 1, 2, 3], "sockets").join(" ");
         let sockets: BTreeSet<String> = sockets.split_whitespace().map(str::to_string).collect();

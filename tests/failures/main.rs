@@ -16,5 +16,7 @@ mod mismatch;
 mod roots;
 mod siege;
 mod stranger;
+#[path = "../support/mod.rs"]
+mod support;
 mod survive;
 mod timeout;

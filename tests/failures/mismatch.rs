@@ -230,12 +230,15 @@ fn differing_calls_of_processes_over_shm() {
 #[test]
 fn differing_calls_of_processes_over_tcp() {
     as_processes("tcp");
+    if harness::has_fabric() {
+        as_processes("fabric");
+    }
 }
 
 #[test]
 fn differing_calls_of_threads() {
     let _turn = harness::turn();
-    for transport in [TransportChoice::Memory, TransportChoice::Tcp] {
+    for transport in harness::between_threads() {
         harness::threads(WORLD, harness::options(transport), every_case);
     }
 }
@@ -265,7 +268,7 @@ fn differing_settings() {
         ("channels", |options| options.channels = 2),
         ("stage_bytes", |options| options.stage_bytes = 1 << 18),
     ];
-    for transport in [TransportChoice::Memory, TransportChoice::Tcp] {
+    for transport in harness::between_threads() {
         for (what, change) in changes {
             for odd in [0, 1, 3] {
                 let joined = with_other_options(transport, odd, change);

@@ -105,6 +105,15 @@ fn all_are_replaced_over_tcp() {
     replaced(3, "tcp");
 }
 
+#[test]
+fn all_are_replaced_and_many_survive_over_fabric() {
+    if harness::has_fabric() {
+        replaced(3, "fabric");
+        killed(4, &[0, 3, 1], "fabric", RootIn::RankZero);
+        stopped(3, &[1], "fabric", RootIn::Parent);
+    }
+}
+
 /// What happens to a rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Blow {

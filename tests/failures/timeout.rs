@@ -1,7 +1,7 @@
 //! A rank that never calls.
 
 use super::harness::{self, Job, RootIn, Scenario, say};
-use roundel::{Collective, Communicator, Error, Options, Rank, ReduceOp, TransportChoice};
+use roundel::{Collective, Communicator, Error, Options, Rank, ReduceOp};
 use std::time::{Duration, Instant};
 
 const WORLD: usize = 4;
@@ -38,7 +38,7 @@ fn one_is_absent(comm: &Communicator, absent: Rank, count: usize) {
 #[test]
 fn threads_learn_who_is_absent() {
     let _turn = harness::turn();
-    for transport in [TransportChoice::Memory, TransportChoice::Tcp] {
+    for transport in harness::between_threads() {
         for absent in 0..WORLD {
             for count in [10, 1000, 1 << 20] {
                 let options = Options { timeout: LIMIT, ..harness::options(transport) };
@@ -51,7 +51,7 @@ fn threads_learn_who_is_absent() {
 #[test]
 fn processes_learn_who_is_absent() {
     let _turn = harness::turn();
-    for transport in ["shm", "tcp"] {
+    for transport in harness::between_processes() {
         let settings = [("ROUNDEL_TRANSPORT", transport), ("ROUNDEL_TIMEOUT_MS", "300")];
         let mut job = Job::start("timeout", WORLD, RootIn::Parent, &settings);
         job.wait_for_all(&[0, 1, 2, 3], "done");
@@ -62,7 +62,7 @@ fn processes_learn_who_is_absent() {
 #[test]
 fn a_message_that_never_comes() {
     let _turn = harness::turn();
-    for transport in [TransportChoice::Memory, TransportChoice::Tcp] {
+    for transport in harness::between_threads() {
         let options = Options { timeout: LIMIT, ..harness::options(transport) };
         harness::threads(2, options, |comm| {
             if comm.rank() == 0 {

@@ -60,6 +60,12 @@ pub fn has_ipv6() -> bool {
     std::net::TcpListener::bind("[::1]:0").is_ok()
 }
 
+/// True when libfabric is here and has this provider; `net` is one of versions before 2.
+pub fn has_fabric(provider: &str) -> bool {
+    let loopback = std::net::Ipv4Addr::LOCALHOST.into();
+    roundel::transport::fabric::Hub::open(&[provider.to_string()], Some(loopback)).is_ok()
+}
+
 /// True when `program` can be started.
 pub fn has_program(program: &str) -> bool {
     Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()

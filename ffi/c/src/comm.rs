@@ -212,7 +212,8 @@ pub unsafe extern "C" fn roundel_comm_host_of(comm: roundel_comm_t, rank: i32, h
     })
 }
 
-/// What the ranks' links are made of: "memory" (threads of one process), "shm", "tcp" or "shm+tcp". The text is static.
+/// What the ranks' links are made of: "memory" (threads of one process), "shm", "tcp", "fabric"
+/// (RDMA), "shm+tcp" or "shm+fabric". The text is static.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn roundel_comm_transport(
     comm: roundel_comm_t,
@@ -222,7 +223,7 @@ pub unsafe extern "C" fn roundel_comm_transport(
         let comm = get(comm)?;
         // SAFETY: the caller promises room for a pointer, or NULL.
         let transport = unsafe { arguments::out(transport, "transport") }?;
-        let names = [c"memory", c"shm", c"tcp", c"shm+tcp"];
+        let names = [c"memory", c"shm", c"tcp", c"fabric", c"shm+tcp", c"shm+fabric"];
         let name = names.into_iter().find(|name| name.to_bytes() == comm.transport().as_bytes());
         *transport = name.unwrap_or(c"other").as_ptr();
         Ok(())

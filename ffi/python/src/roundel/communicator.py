@@ -124,8 +124,8 @@ class Communicator(Calls[None]):
 
     @property
     def transport(self) -> str:
-        """What the ranks' links are made of: ``"memory"`` (threads of one process), ``"shm"``, ``"tcp"`` or
-        ``"shm+tcp"``."""
+        """What the ranks' links are made of: ``"memory"`` (threads of one process), ``"shm"``, ``"tcp"``,
+        ``"fabric"`` (RDMA), ``"shm+tcp"`` or ``"shm+fabric"``."""
         name = ctypes.c_char_p()
         check(lib.roundel_comm_transport(self._used(), name))
         return (name.value or b"").decode()
