@@ -15,6 +15,9 @@ use crate::types::Rank;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// What a link is to the engine.
+type Ends = (Box<dyn Tx>, Box<dyn Rx>);
+
 /// Makes the links of one communicator when its engine asks for them.
 pub(super) struct Links {
     pub(super) world: Arc<World>,
@@ -35,7 +38,7 @@ pub(super) struct Links {
 }
 
 impl Connector for Links {
-    fn connect(&mut self, port: Port) -> Result<Option<(Box<dyn Tx>, Box<dyn Rx>)>> {
+    fn connect(&mut self, port: Port) -> Result<Option<Ends>> {
         let position = self.here.iter().position(|&rank| rank == port.peer);
         if let (Some(position), Some(neighbours)) = (position, &self.neighbours) {
             // Channel numbers of schedules count from 0; the one for messages is the last.
@@ -79,7 +82,7 @@ impl Connector for Links {
 
 impl Links {
     /// Goes on making a link over libfabric.
-    fn greet(&mut self, port: Port) -> Result<Option<(Box<dyn Tx>, Box<dyn Rx>)>> {
+    fn greet(&mut self, port: Port) -> Result<Option<Ends>> {
         let Some((tx, rx)) = self.greetings.get_mut(&port).map_or(Ok(None), Greeting::advance)? else {
             return Ok(None);
         };

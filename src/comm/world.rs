@@ -36,7 +36,11 @@ pub(super) struct Card {
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn some_card() -> Card {
     let local = LocalCard { arena_id: [1; 16], pid: 7, uid: 1000, door: [2; 16] };
-    Card { data: Some(([127, 0, 0, 1], 2000).into()), local: Some(local) }
+    Card {
+        data: Some(([127, 0, 0, 1], 2000).into()),
+        fabric: Offer::Provider("verbs;ofi_rxm".into()),
+        local: Some(local),
+    }
 }
 
 /// What is known of the ranks that were met, by their numbers in the job.

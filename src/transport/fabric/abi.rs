@@ -157,7 +157,6 @@ pub struct fi_ops_domain {
 #[repr(C)]
 pub struct fi_ops_mr {
     pub size: usize,
-    #[expect(clippy::type_complexity, reason = "as the header has it")]
     pub reg: unsafe extern "C" fn(
         *mut fid,
         *const c_void,
@@ -279,7 +278,6 @@ pub struct fi_ops_rma {
     pub writev: *const c_void,
     pub writemsg: *const c_void,
     pub inject: *const c_void,
-    #[expect(clippy::type_complexity, reason = "as the header has it")]
     pub writedata: unsafe extern "C" fn(
         *mut fid_ep,
         *const c_void,
