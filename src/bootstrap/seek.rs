@@ -44,7 +44,7 @@ pub(super) struct Creed {
 /// How a knock ended.
 enum Answer {
     /// This is the root, and it has said so.
-    Root(Caller),
+    Root(Box<Caller>),
     /// The root is there.
     Elsewhere(SocketAddr),
     /// The others have given this rank up.
@@ -93,7 +93,7 @@ pub(super) fn seek(
             answer = knock(shared, creed, address, patience);
         }
         match answer {
-            Answer::Root(caller) => return Ok(caller),
+            Answer::Root(caller) => return Ok(*caller),
             Answer::Expelled(how) => shared.announce(Event::Gone(shared.rank, how)),
             // Now it is certain that the root's process has ended, and with it all its ranks.
             Answer::NobodyThere if shared.knows(|knowledge| knowledge.was_beside_root(heir)) => {
@@ -150,7 +150,7 @@ fn talk(shared: &Shared, creed: &Creed, stream: TcpStream, patience: Duration) -
         match caller.inbox.next::<FromRoot>()? {
             Some(reign @ FromRoot::Reign { .. }) => {
                 shared.hear(reign);
-                return Ok(Answer::Root(caller));
+                return Ok(Answer::Root(Box::new(caller)));
             }
             Some(FromRoot::Elsewhere { address }) => return Ok(Answer::Elsewhere(address)),
             Some(FromRoot::Gone { rank, how }) if rank == shared.rank => return Ok(Answer::Expelled(how)),

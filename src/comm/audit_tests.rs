@@ -72,7 +72,7 @@ fn the_rank_that_differs_is_named_on_all() {
     ];
     for transport in [TransportChoice::Auto, TransportChoice::Tcp] {
         for (index, call) in calls.iter().enumerate() {
-            let outcomes = outcomes(4, transport, &[2], |comm| call(comm));
+            let outcomes = outcomes(4, transport, &[2], call);
             for outcome in &outcomes {
                 let Err(Error::Corrupted { suspects, what, during }) = outcome else { panic!("{index}: {outcome:?}") };
                 assert_eq!(suspects, &[2], "{index}: {what}");
