@@ -321,6 +321,8 @@ impl Inbox {
                 Ok(true)
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(true),
+            // How the stream of a process ends that exits with something unread.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -149,7 +149,11 @@ fn strangers_disturb_nothing() {
         job.wait_for(rank, "ports").split_whitespace().map(|port| port.parse().unwrap()).collect()
     };
     let doors: Vec<u16> = (0..RANKS).flat_map(|rank| ports(rank, &mut job)).collect();
-    assert_eq!(doors.len(), RANKS + 1, "every rank has a door, and the root: {doors:?}");
+    assert_eq!(
+        doors.len(),
+        2 * RANKS + 1,
+        "every rank has a door for data and one for the control plane, and the root: {doors:?}"
+    );
     let mut besiegers = besiegers.take().unwrap().join().unwrap();
     println!("all joined {:.1} s after {} strangers", began.elapsed().as_secs_f64(), besiegers.sent);
     besiegers.knock(&doors, strangers() - besiegers.sent);
