@@ -11,12 +11,13 @@ use super::invitation::Invitation;
 use super::knowledge::{Event, Knowledge};
 use super::listening::Ear;
 use super::member::{Link, Shared};
+use super::messages::{self, CONTROL_VERSION, Gone, Hello, MAX_WORLD, Terms, ToRoot};
 use super::roster::Seat;
 use super::seats::Patience;
 use super::seek::Creed;
 use super::standby::Standby;
 use super::vigil::Rhythm;
-use super::wire::{self, CONTROL_VERSION, Caller, Gone, Hello, MAX_WORLD, Terms, ToRoot};
+use super::wire::Caller;
 use super::{MAX_CONTRIBUTION_BYTES, deadline_after, enlist, join, root};
 use crate::error::{Error, Result, Signature};
 use crate::topology::detect::process_id;
@@ -245,7 +246,7 @@ impl Control {
             return Ok(Vec::new());
         }
         let parts = self.gather(tag, members, Terms::Growing, offer, deadline)?;
-        Ok(wire::decode_ranks(parts.last().and_then(Option::as_deref).unwrap_or_default()))
+        Ok(messages::decode_ranks(parts.last().and_then(Option::as_deref).unwrap_or_default()))
     }
 
     /// The job's name; none of a world that began with one rank.

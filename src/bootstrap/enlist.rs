@@ -8,9 +8,10 @@
 #![forbid(unsafe_code)]
 
 use super::invitation::Invitation;
+use super::messages::{Admission, CONTROL_VERSION, Enlist, FromRoot, Knock, Refusal, ToRoot};
 use super::roster::Seat;
 use super::seek::Creed;
-use super::wire::{self, Admission, CONTROL_VERSION, Caller, Enlist, FromRoot, Knock, Refusal, ToRoot};
+use super::wire::{self, Caller};
 use super::{gate, prepare, sleep_until};
 use crate::error::{Error, Result};
 use crate::transport::tcp::{PortRange, handshake, interface};

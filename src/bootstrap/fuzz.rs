@@ -1,9 +1,10 @@
 //! What ranks, launchers and users hand in, for [`crate::fuzz`].
 #![forbid(unsafe_code)]
 
+use super::messages::{FromRoot, Knock, Refusal, ToRoot};
 use super::nodelist::first_host;
 use super::unique_id::{UniqueId, from_hex, sealed};
-use super::wire::{self, FromRoot, Inbox, Knock, Refusal, ToRoot};
+use super::wire::{self, Inbox};
 use super::{address, launcher};
 use crate::error::Error;
 use std::collections::HashMap;

@@ -4,7 +4,8 @@
 //! (the wish is part of what the handshake proves); that all wish the same is checked with the seats.
 #![forbid(unsafe_code)]
 
-use super::wire::{Caller, Knock};
+use super::messages::Knock;
+use super::wire::Caller;
 use crate::error::{Error, Result};
 use crate::transport::tcp::porch::{Arrival, Porch, decode_hello};
 use crate::transport::tcp::{Guard, Secret, Terms};

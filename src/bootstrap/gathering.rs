@@ -1,8 +1,8 @@
 //! One exchange at the root: who has contributed, who is missing, and whether it can still succeed.
 #![forbid(unsafe_code)]
 
+use super::messages::{ExchangeError, Gone, Parts, Terms};
 use super::quorum::may_go_on;
-use super::wire::{ExchangeError, Gone, Parts, Terms};
 use crate::types::Rank;
 use std::collections::BTreeMap;
 

@@ -6,7 +6,8 @@
 
 use super::address::Root;
 use super::gate;
-use super::wire::{Caller, FromRoot, Hello, Knock, Refusal};
+use super::messages::{FromRoot, Hello, Knock, Refusal};
+use super::wire::Caller;
 use super::{Seconds, prepare, sleep_until};
 use crate::error::{Error, Result};
 use crate::transport::tcp::{Guard, handshake};

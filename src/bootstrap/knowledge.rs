@@ -5,9 +5,9 @@
 //! those that are not.
 #![forbid(unsafe_code)]
 
+use super::messages::{Admission, ExchangeError, ExchangeId, FromRoot, Gone, Parts, Report, ToRoot};
 use super::recent::Recent;
 use super::roster::{Roster, Seat};
-use super::wire::{Admission, ExchangeError, ExchangeId, FromRoot, Gone, Parts, Report, ToRoot};
 use crate::error::Error;
 use crate::types::Rank;
 use std::collections::{BTreeMap, HashMap};
@@ -267,7 +267,7 @@ impl Knowledge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bootstrap::wire::Terms;
+    use crate::bootstrap::messages::Terms;
 
     const EXCHANGE: ExchangeId = [3; 16];
 

@@ -5,10 +5,10 @@
 #![forbid(unsafe_code)]
 
 use super::gathering::{Gathering, Prospect};
+use super::messages::{Admission, ExchangeError, ExchangeId, FromRoot, Gone, Parts, Report, ToRoot, encode_ranks};
 use super::quorum;
 use super::recent::Recent;
 use super::roster::{Roster, Seat};
-use super::wire::{Admission, ExchangeError, ExchangeId, FromRoot, Gone, Parts, Report, ToRoot, encode_ranks};
 use crate::error::{Error, Signature};
 use crate::types::{Collective, Rank};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -341,7 +341,7 @@ fn deliver(exchange: ExchangeId, to: Vec<Rank>, parts: Parts, mail: &mut Mail) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::Terms;
+    use super::super::messages::Terms;
     use super::*;
     use crate::error::OpId;
     use bytemuck::Zeroable;

@@ -4,11 +4,12 @@
 
 use super::knowledge::Event;
 use super::member::{Link, Shared};
+use super::messages::{FromRoot, Gone, ToRoot};
 use super::seek::{Creed, seek};
 use super::sleep_until;
 use super::standby::{Standby, silence};
 use super::vigil::Vigil;
-use super::wire::{Caller, FromRoot, Gone, Inbox, ToRoot};
+use super::wire::{Caller, Inbox};
 use crate::error::Error;
 use crate::types::Rank;
 use nix::poll::{PollFd, PollFlags};

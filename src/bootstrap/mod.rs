@@ -21,7 +21,8 @@
 //!     quorum        whether a part of a group may go on without the rest
 //!   roster        where every rank can be found without the root
 //!   vigil         who has fallen silent
-//!   wire          their messages
+//!   messages      what they say to each other
+//!   wire          how it travels
 //! ```
 //!
 //! The control plane carries little and rarely (addresses, failures, stalls), so it is simple rather than fast: every rank
@@ -45,6 +46,7 @@ pub mod launcher;
 mod ledger;
 mod listening;
 mod member;
+mod messages;
 mod nodelist;
 mod quorum;
 mod recent;

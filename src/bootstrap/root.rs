@@ -14,6 +14,7 @@
 
 use super::gate::Gate;
 use super::ledger::{Audience, Ledger, Mail};
+use super::messages::{Admission, CONTROL_VERSION, Enlist, FromRoot, Gone, Hello, Knock, Refusal, Return, ToRoot};
 use super::roster::Seat;
 use super::seats::{Patience, Seats, Token};
 use super::seek::Creed;
@@ -21,9 +22,7 @@ use super::standby::{Parked, silence};
 pub(super) use super::succession::Inheritance;
 use super::succession::Succession;
 use super::vigil::{Rhythm, Vigil};
-use super::wire::{
-    self, Admission, CONTROL_VERSION, Caller, Enlist, FromRoot, Gone, Hello, Knock, Refusal, Return, ToRoot,
-};
+use super::wire::{self, Caller};
 use crate::error::{Error, Result};
 use crate::topology::detect::process_id;
 use crate::transport::tcp::Secret;

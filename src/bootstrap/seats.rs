@@ -1,8 +1,8 @@
 //! Who may take part: one seat a rank, given once, before the job starts.
 #![forbid(unsafe_code)]
 
+use super::messages::{CONTROL_VERSION, Hello, MAX_WORLD, Refusal};
 use super::vigil::Rhythm;
-use super::wire::{CONTROL_VERSION, Hello, MAX_WORLD, Refusal};
 use super::{Seconds, deadline_after};
 use crate::error::Error;
 use crate::transport::tcp::Guard;

@@ -14,10 +14,11 @@
 
 use super::knowledge::Event;
 use super::member::Shared;
+use super::messages::{CONTROL_VERSION, FromRoot, Gone, Knock, Return};
 use super::root;
 use super::standby::{Standby, silence};
 use super::vigil::Rhythm;
-use super::wire::{CONTROL_VERSION, Caller, FromRoot, Gone, Knock, Return};
+use super::wire::Caller;
 use super::{gate, prepare, sleep_until};
 use crate::error::{Error, Result};
 use crate::transport::tcp::{Guard, Secret, handshake};

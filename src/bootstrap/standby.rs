@@ -4,7 +4,8 @@
 
 use super::gate::Gate;
 use super::member::Shared;
-use super::wire::{CONTROL_VERSION, Caller, FromRoot, Gone, Knock, Refusal, Return};
+use super::messages::{CONTROL_VERSION, FromRoot, Gone, Knock, Refusal, Return};
+use super::wire::Caller;
 use crate::types::Rank;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::BorrowedFd;

@@ -7,8 +7,8 @@
 
 use super::knowledge::Knowledge;
 use super::ledger::{Audience, Ledger, Mail};
+use super::messages::{FromRoot, Gone, ToRoot};
 use super::roster::{Roster, Seat};
-use super::wire::{FromRoot, Gone, ToRoot};
 use crate::types::Rank;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -110,7 +110,7 @@ impl Succession {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bootstrap::wire::{ExchangeId, Report, Terms};
+    use crate::bootstrap::messages::{ExchangeId, Report, Terms};
 
     const EXCHANGE: ExchangeId = [4; 16];
 

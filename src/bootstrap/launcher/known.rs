@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 use super::Env;
+use crate::bootstrap::messages::MAX_WORLD;
 use crate::bootstrap::nodelist::first_host;
-use crate::bootstrap::wire::MAX_WORLD;
 use crate::error::{Error, Result};
 use crate::types::Rank;
 

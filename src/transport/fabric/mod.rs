@@ -24,9 +24,9 @@
 //! and every queue is bounded by the number of slots.
 //!
 //! Bytes are copied into the slot and out of it; [`Rx::arrived`](super::Rx::arrived) lends them where they lie, so that a
-//! reduction needs no copy at the receiver. Writing straight out of the caller's memory would save the other copy. [`Tx`]
-//! does not allow it: what [`send`](super::Tx::send) has taken the caller may change, and when a call fails its buffers go
-//! back to their owner at once, while a write under way could still read them.
+//! reduction needs no copy at the receiver. Writing straight out of the caller's memory would save the other copy.
+//! [`Tx`](super::Tx) does not allow it: what [`send`](super::Tx::send) has taken the caller may change, and when a call
+//! fails its buffers go back to their owner at once, while a write under way could still read them.
 //!
 //! # Who makes progress
 //!
