@@ -334,7 +334,8 @@ roundel_result_t roundel_comm_host_count(roundel_comm_t comm, int32_t *hosts);
 // The number of the host, from 0, on which a rank is: ranks with the same number share memory.
 roundel_result_t roundel_comm_host_of(roundel_comm_t comm, int32_t rank, int32_t *host);
 
-// What the ranks' links are made of: "memory" (threads of one process), "shm", "tcp" or "shm+tcp". The text is static.
+// What the ranks' links are made of: "memory" (threads of one process), "shm", "tcp", "fabric"
+// (RDMA), "shm+tcp" or "shm+fabric". The text is static.
 roundel_result_t roundel_comm_transport(roundel_comm_t comm, const char **transport);
 
 // Zeroed memory that the other ranks of the host can reach: calls on it need no staging copies. At least 64-byte
