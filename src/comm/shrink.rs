@@ -11,12 +11,16 @@ use crate::types::Rank;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-/// What a census is held for; ranks that hold different ones do not take each other's answers.
-const SHRINK: u64 = u64::from_le_bytes(*b"shrink  ");
-const AGREE: u64 = u64::from_le_bytes(*b"agree   ");
+const CENSUS: u64 = u64::from_le_bytes(*b"census  ");
+
+/// What a rank says in a census. Those who shrink and those who agree are counted together: one that has failed and is going
+/// on without the dead never comes to what the others were about to agree on, and must not keep them waiting.
+const SHRINK: u8 = b's';
+const YES: u8 = b'y';
+const NO: u8 = b'n';
 
 /// Who lives, and what each said.
-type Answers = Vec<(Rank, Vec<u8>)>;
+type Answers = Vec<(Rank, u8)>;
 
 impl Communicator {
     /// The ranks of this communicator that live become a communicator of their own, in the same processes and in the same
@@ -55,8 +59,12 @@ impl Communicator {
         let deadline = began + self.options().init_timeout;
         let mut failure = None;
         loop {
-            let (tag, present) = self.census(SHRINK, &[], deadline)?;
-            let members: Vec<Rank> = present.into_iter().map(|(rank, _)| self.members[rank]).collect();
+            let (tag, answers) = self.census(SHRINK, deadline)?;
+            if answers.iter().any(|(_, answer)| *answer != SHRINK) {
+                // They were still about to agree, have their answer now, and shrink next.
+                continue;
+            }
+            let members: Vec<Rank> = answers.into_iter().map(|(rank, _)| self.members[rank]).collect();
             let identity = Identity { comm: mix(tag, 1), epoch: self.epoch + 1 };
             match Communicator::assemble(self.world.clone(), identity, members.clone(), deadline) {
                 Ok(rest) => {
@@ -76,8 +84,9 @@ impl Communicator {
     /// True on all ranks that live when all of them said `true`: one answer everywhere, also when ranks die meanwhile and
     /// when this communicator has failed. What a step of training needs to know before it counts as done.
     ///
-    /// All ranks that live make this call. Blocks until they have, at most [`Options::timeout`](crate::Options::timeout).
-    /// Goes through the control plane: some 100 us, not for every microsecond.
+    /// All ranks that live make this call; where one of them [`shrink`](Communicator::shrink)s instead the answer is `false`.
+    /// Blocks until they have, at most [`Options::timeout`](crate::Options::timeout). Goes through the control plane: some
+    /// 100 us, not for every microsecond.
     ///
     /// As `MPI_Comm_agree` of ULFM.
     ///
@@ -93,17 +102,47 @@ impl Communicator {
     /// ```
     pub fn agree(&self, flag: bool) -> Result<bool> {
         self.engine.check_birthplace()?;
-        let (_, answers) = self.census(AGREE, &[u8::from(flag)], Instant::now() + self.options().timeout)?;
-        Ok(answers.iter().all(|(_, answer)| answer[..] == [1]))
+        let mine = if flag { YES } else { NO };
+        let (_, answers) = self.census(mine, Instant::now() + self.options().timeout)?;
+        Ok(answers.iter().all(|(_, answer)| *answer == YES))
     }
 
     /// The ranks that live, with what each said; and a number for this census that no other has.
-    fn census(&self, purpose: u64, mine: &[u8], deadline: Instant) -> Result<(u64, Answers)> {
+    fn census(&self, mine: u8, deadline: Instant) -> Result<(u64, Answers)> {
         // Relaxed: only a count; the ranks that live hold the same censuses in the same order.
         let number = self.censuses.fetch_add(1, Ordering::Relaxed);
-        let tag = mix(mix(self.comm, purpose), number);
-        let parts = self.world.control.census(tag, &self.members, mine.to_vec(), deadline)?;
-        let present = parts.into_iter().enumerate().filter_map(|(rank, part)| Some((rank, part?)));
+        let tag = mix(mix(self.comm, CENSUS), number);
+        let parts = self.world.control.census(tag, &self.members, vec![mine], deadline)?;
+        // What is no answer that this version knows counts as no.
+        let answer = |part: Vec<u8>| part.first().copied().unwrap_or(NO);
+        let present = parts.into_iter().enumerate().filter_map(|(rank, part)| Some((rank, answer(part?))));
         Ok((tag, present.collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Communicator, Options};
+    use std::time::Duration;
+
+    /// One rank has learned of a death and shrinks, the other is still on its way through the last call, to agree on it.
+    #[test]
+    fn who_shrinks_keeps_nobody_waiting_who_still_agrees() {
+        let patience = Duration::from_secs(60);
+        let options = Options { timeout: patience, init_timeout: patience, ..Options::default() };
+        let mut ranks = Communicator::threads(3, options).unwrap();
+        drop(ranks.remove(1));
+        let [early, late] = &ranks[..] else { panic!("two are left") };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let rest = early.shrink().unwrap();
+                assert_eq!((rest.members(), rest.agree(true)), (&[0, 2][..], Ok(true)));
+            });
+            scope.spawn(|| {
+                assert_eq!(late.agree(true), Ok(false));
+                assert_eq!(late.agree(true), Ok(false), "as long as the other one shrinks");
+                assert_eq!(late.shrink().unwrap().agree(true), Ok(true));
+            });
+        });
     }
 }
