@@ -112,6 +112,8 @@ impl Communicator {
         self.engine.check_birthplace()?;
         // Ranks that call something else, or have found this communicator failed, are not waited for.
         self.run(&Call::meeting(Meeting::Grow))?;
+        // Of newcomers that died as they were admitted, the last time.
+        self.world.forget_gone();
         let deadline = Instant::now() + self.options().init_timeout;
         // Relaxed: only a count; all ranks grow in the same order.
         let number = self.growths.fetch_add(1, Ordering::Relaxed);
@@ -122,7 +124,11 @@ impl Communicator {
         if recruits.is_empty() {
             return Ok(None);
         }
-        Communicator::met(self.world.clone(), offer, &recruits, deadline).map(Some)
+        let grown = Communicator::met(self.world.clone(), offer, &recruits, deadline);
+        if grown.is_err() {
+            self.world.forget_gone();
+        }
+        grown.map(Some)
     }
 
     /// Members and newcomers get to know each other and make the communicator of the offer.

@@ -15,11 +15,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What an exchange among the ranks that meet is for; with the number of the meeting it makes its tag.
 const PLACES: u64 = 1;
 const CARDS: u64 = 2;
+
+/// That a process has ended is known everywhere in much less.
+const NEWS_TAKE: Duration = Duration::from_millis(500);
 
 /// How a rank can be reached, once it is known who shares memory with whom.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -143,11 +146,24 @@ impl World {
         }
         let view = match &card.local {
             _ if rank == self.rank => Arc::new(PeerArena::of_this_process(self.arena.clone())),
-            Some(card) => attach(card, deadline)?,
+            Some(card) => attach(card, deadline).map_err(|error| self.lost_or(rank, error))?,
             None => return Err(Error::bootstrap(format!("rank {rank} does not share its memory"))),
         };
         lock(&self.met).arenas.insert(rank, view);
         Ok(())
+    }
+
+    /// Memory that cannot be attached to is, as a rule, that of a process that has just ended; the news of that is on its way.
+    fn lost_or(&self, rank: Rank, error: Error) -> Error {
+        let until = Instant::now() + NEWS_TAKE;
+        while !self.control.gone().contains(&rank) {
+            if Instant::now() >= until {
+                return error;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let what = "ended before the others had attached to its memory".to_string();
+        Error::PeerLost { suspects: vec![rank], what, during: None }
     }
 
     /// Gives back what is held for ranks that are gone; communicators that have them as members keep theirs.
