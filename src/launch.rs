@@ -33,7 +33,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// Set in children: the parent's process id.
-const PARENT: &str = "ROUNDEL_LAUNCHED_BY";
+pub(crate) const PARENT: &str = "ROUNDEL_LAUNCHED_BY";
 
 /// After the first failure: time for the others to find out and to print what they know.
 const GRACE: Duration = Duration::from_secs(2);
@@ -82,7 +82,8 @@ pub fn new_id(comm: &Communicator) -> Result<UniqueId> {
     UniqueId::from_bytes(&bytes)
 }
 
-fn die_with_parent() -> Result<()> {
+/// From now on this process ends when the one that [`PARENT`] names does.
+pub(crate) fn die_with_parent() -> Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| Error::system("asking to die with the parent", errno))?;
     let parent = std::env::var(PARENT).unwrap_or_default();
     // It may have died before the line above.

@@ -71,6 +71,8 @@
 //! `tools` (default) builds the `*_perf` programs and pulls in what only they use.
 
 pub mod bootstrap;
+#[cfg(feature = "tools")]
+pub mod chaos;
 pub mod comm;
 pub mod device;
 pub mod elastic;

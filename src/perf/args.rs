@@ -243,7 +243,7 @@ fn stepped(first: usize, last: usize, step: impl Fn(usize) -> Option<usize>) -> 
 }
 
 /// A number of bytes: digits, perhaps a fraction, perhaps K, M, G or T for a power of 1024, perhaps a B.
-fn parse_size(text: &str) -> Result<usize, String> {
+pub(crate) fn parse_size(text: &str) -> Result<usize, String> {
     let complaint = || format!("'{text}' is no size; write bytes, or K, M, G for powers of 1024, as in 64M");
     let upper = text.trim().to_ascii_uppercase();
     let number_len = upper.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(upper.len());

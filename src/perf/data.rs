@@ -13,7 +13,7 @@ use crate::perf::pattern::Pattern;
 use crate::types::{DType, Rank, ReduceOp, Scalar};
 
 /// A reduction as the command line names it; what each rank passes can differ (the factor of `mulsum`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RedOp {
     /// Sum.
     Sum,

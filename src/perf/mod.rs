@@ -37,7 +37,7 @@ use std::sync::mpsc;
 use sweep::Outcome;
 
 /// Exit code: the command line makes no sense.
-const BAD_USAGE: u8 = 2;
+pub(crate) const BAD_USAGE: u8 = 2;
 /// Exit code: a call failed, a rank was lost.
 const FAILED: u8 = 3;
 
@@ -46,22 +46,7 @@ pub fn main(collective: Collective) -> ExitCode {
     log_to_stderr();
     let settings = match args::parse(collective, std::env::args_os()) {
         Ok(settings) => settings,
-        Err(error) if !error.use_stderr() => {
-            // Help or version; nothing is lost if nobody reads it.
-            let _ = error.print();
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            let text = error.to_string();
-            let first_part = text.split("\n\n").next().unwrap_or(&text);
-            let line = first_part.split_whitespace().collect::<Vec<_>>().join(" ");
-            eprintln!(
-                "{}: {} (--help lists all flags)",
-                args::binary_name(collective),
-                line.trim_start_matches("error: ")
-            );
-            return ExitCode::from(BAD_USAGE);
-        }
+        Err(error) => return refuse(args::binary_name(collective), &error),
     };
     match start(&settings) {
         Ok(code) => code,
@@ -72,6 +57,20 @@ pub fn main(collective: Collective) -> ExitCode {
             ExitCode::from(if usage { BAD_USAGE } else { FAILED })
         }
     }
+}
+
+/// What a command line that is not to be run ends with: one clear line, or the help that was asked for.
+pub(crate) fn refuse(program: &str, error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // Help or version; nothing is lost if nobody reads it.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let first_part = text.split("\n\n").next().unwrap_or(&text);
+    let line = first_part.split_whitespace().collect::<Vec<_>>().join(" ");
+    eprintln!("{program}: {} (--help lists all flags)", line.trim_start_matches("error: "));
+    ExitCode::from(BAD_USAGE)
 }
 
 /// An error, and the rank that met it if it was past the beginning.
@@ -86,7 +85,8 @@ impl From<Error> for Failure {
     }
 }
 
-fn log_to_stderr() {
+/// Warnings and worse, or what `ROUNDEL_LOG` asks for.
+pub(crate) fn log_to_stderr() {
     use std::io::IsTerminal;
     let filter = tracing_subscriber::EnvFilter::try_from_env("ROUNDEL_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));

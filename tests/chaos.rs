@@ -1,0 +1,96 @@
+//! The chaos runner, at a size for every day: a few dozen events over shared memory, over TCP, and over cables that are cut.
+
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Generous: machines that run tests may be busy with other things.
+const USUAL: &str = "--heartbeat-timeout 1500 --bound 100 --largest 512K --verbose";
+
+/// Nothing takes longer, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(100);
+
+fn command(line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_roundel-chaos"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ROUNDEL_")) {
+        command.env_remove(name);
+    }
+    command.args(format!("{line} {USUAL}").split_whitespace());
+    command
+}
+
+fn run(line: &str) -> Output {
+    command(line).output().unwrap()
+}
+
+fn all_is_right(line: &str) {
+    let output = run(line);
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{line}: {}\n{stdout}\n{stderr}", output.status);
+    println!("{stdout}");
+}
+
+#[test]
+fn over_shm() {
+    all_is_right("--transport shm --seed 1 --events 24");
+}
+
+#[test]
+fn over_tcp() {
+    all_is_right("--transport tcp --seed 2 --events 24");
+}
+
+#[test]
+fn over_cables_that_are_cut() {
+    let probe = "mount -t tmpfs none /run && mkdir /run/netns && ip netns add probe && ip link add probe type bridge";
+    let user: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["--user", "--map-root-user"] };
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "--net"]).args(user).args(["sh", "-c", probe]);
+    let is_possible = unshare.output().is_ok_and(|output| output.status.success());
+    if !is_possible {
+        let required =
+            std::env::var("ROUNDEL_TEST_REQUIRE").is_ok_and(|list| list.split(',').any(|name| name == "netns"));
+        assert!(!required, "ROUNDEL_TEST_REQUIRE names netns, but there are none");
+        eprintln!("skipped: no network namespaces for this user");
+        return;
+    }
+    all_is_right("--transport tcp --namespaces --seed 3 --events 10 --kinds cut-out,cut-in,cut-both,join");
+}
+
+#[test]
+fn ranks_do_not_outlive_the_runner() {
+    let mut runner = command("--transport shm --seed 4 --events 1000000").stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(runner.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", runner.id())).unwrap();
+    runner.kill().unwrap();
+    runner.wait().unwrap();
+    let children: Vec<i32> = children.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    assert!(children.len() >= 2, "after {line:?}: {children:?}");
+    let deadline = Instant::now() + PATIENCE;
+    for child in children {
+        // Whoever waits for those without a parent may take a moment.
+        while kill(Pid::from_raw(child), None).is_ok() && !is_zombie(child) {
+            assert!(Instant::now() < deadline, "process {child} is still there");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn is_zombie(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z'))
+}
+
+#[test]
+fn bad_command_lines_are_one_clear_line() {
+    for (line, word) in [("--ranks 1", "--ranks"), ("--transport pigeon", "pigeon"), ("--kinds cut-in", "--namespaces")]
+    {
+        let output = run(line);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), stderr.lines().count()), (Some(2), 1), "{line}: {stderr}");
+        assert!(stderr.contains(word), "{line}: {stderr}");
+    }
+}
