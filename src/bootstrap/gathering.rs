@@ -53,10 +53,9 @@ impl Gathering {
     pub(super) fn prospect(&self, gone: &BTreeMap<Rank, Gone>) -> Prospect {
         match self.terms {
             // A member that has contributed is no longer needed: the others end up with its bytes, all of them.
-            Terms::All | Terms::Growing => match self.missing().find_map(|rank| Some((rank, gone.get(&rank)?))) {
-                Some((rank, how)) => Prospect::Fails(ExchangeError::Gone { rank, what: how.words() }),
-                None => self.complete(self.missing().next().is_none(), |_| true),
-            },
+            Terms::All => self.unless_gone(self.missing(), gone),
+            // Here the others may have heard of its death before they came, and never come: whoever is here must not wait.
+            Terms::Growing => self.unless_gone(self.members.iter().copied(), gone),
             // Here it would be taken for one that lives.
             Terms::Living => {
                 let lives = |rank: Rank| !gone.contains_key(&rank);
@@ -66,6 +65,14 @@ impl Gathering {
                     Ok(()) => self.complete(!self.missing().any(lives), lives),
                 }
             }
+        }
+    }
+
+    /// Fails if one of `needed` is gone.
+    fn unless_gone(&self, mut needed: impl Iterator<Item = Rank>, gone: &BTreeMap<Rank, Gone>) -> Prospect {
+        match needed.find_map(|rank| Some((rank, gone.get(&rank)?))) {
+            Some((rank, how)) => Prospect::Fails(ExchangeError::Gone { rank, what: how.words() }),
+            None => self.complete(self.missing().next().is_none(), |_| true),
         }
     }
 

@@ -547,4 +547,21 @@ mod tests {
         assert_eq!(mail.last(), Some(&(Audience::Ranks(vec![0, 1]), numbers)));
         assert!(!told.by(2, ToRoot::Revoke { comm: 5, error: Error::invalid("as good as any") }).is_empty());
     }
+
+    #[test]
+    fn a_member_that_dies_ends_the_growth_for_those_who_wait_also_when_it_had_come() {
+        let mut told = world(3);
+        let grow = |from: Rank| ToRoot::Contribute {
+            exchange: EXCHANGE,
+            members: vec![0, 1, 2],
+            terms: Terms::Growing,
+            bytes: vec![from as u8],
+        };
+        told.by(0, grow(0));
+        told.by(1, grow(1));
+        // Rank 2 hears of it before it comes, and shrinks.
+        let mail = depart(&mut told, 1, Gone::Dead("was killed".into()));
+        let gone = ExchangeError::Gone { rank: 1, what: "was killed".into() };
+        assert_eq!(mail[1..], [failed(&[0, 1], gone)]);
+    }
 }
