@@ -100,7 +100,10 @@ impl Backend {
             Some(provider) if !self.is_real() && !support::has_fabric(&provider) => {
                 return support::skip("fabric", &format!("libfabric is not installed, or has no provider {provider}"));
             }
-            fabric_provider @ Some(_) => Options { transport: TransportChoice::Fabric, fabric_provider, ..options },
+            // Encryption is TCP's alone, and refused here.
+            fabric_provider @ Some(_) => {
+                Options { transport: TransportChoice::Fabric, fabric_provider, encrypt: false, ..options }
+            }
             None => options,
         };
         match self {
