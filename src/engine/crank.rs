@@ -108,6 +108,7 @@ impl Engine {
         if !gone.is_empty() && !lane.poll(Effort::Thorough)? {
             // What they sent before they left has been read by now: nothing more will come.
             let suspects = lane.waiting_in_vain_for(|rank| gone.contains(&rank));
+            eprintln!("VAIN {suspects:?}");
             if !suspects.is_empty() {
                 return Err(Error::PeerLost { suspects, what: LEFT.into(), during: None });
             }
@@ -185,6 +186,7 @@ impl Engine {
             if let Error::PeerLost { suspects, during, .. } = &error
                 && suspects.iter().all(|&rank| self.fate.has_left(rank))
             {
+                tracing::debug!("{error}: it has left in good order");
                 return Error::PeerLost { suspects: suspects.clone(), what: LEFT.into(), during: *during };
             }
             std::thread::sleep(Duration::from_millis(1));
