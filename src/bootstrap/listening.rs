@@ -9,7 +9,7 @@ use super::seek::{Creed, seek};
 use super::sleep_until;
 use super::standby::{Standby, silence};
 use super::vigil::Vigil;
-use super::wire::{Caller, Inbox};
+use super::wire::Inbox;
 use crate::error::Error;
 use crate::types::Rank;
 use nix::poll::{PollFd, PollFlags};
@@ -81,11 +81,9 @@ impl Ear {
                 None => false,
             };
             match seek(&shared, &self.creed, &mut self.standby, &what, &is_enough) {
-                Ok(Caller { stream, inbox, outbox }) => {
+                Ok(line) => {
                     tracing::debug!(rank = shared.rank, "follows the next root");
-                    let stream = Arc::new(stream);
-                    shared.follow(stream.clone(), outbox);
-                    (self.stream, self.inbox) = (stream, inbox);
+                    (self.stream, self.inbox) = line;
                 }
                 Err(error) => {
                     if let Error::PeerLost { .. } = &error {

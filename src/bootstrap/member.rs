@@ -41,7 +41,7 @@ pub(super) struct Link {
 }
 
 struct Line {
-    /// None while the root is gone and the next one is being looked for: what is said then is said again to that one.
+    /// None while there is nobody to say anything to: what is said then is said again to the next root.
     stream: Option<Arc<TcpStream>>,
     outbox: Outbox,
 }
@@ -258,16 +258,21 @@ impl Shared {
         }
     }
 
-    /// The root is gone, and with it the ranks of its process that had not left before, where it is known how.
-    pub(super) fn lose_root(&self, how: Option<&Gone>) {
+    /// The connection is no more.
+    pub(super) fn cut(&self) {
         if let Some(link) = &self.link {
             link.cut();
         }
+    }
+
+    /// The root is gone, and with it the ranks of its process that had not left before, where it is known how.
+    pub(super) fn lose_root(&self, how: Option<&Gone>) {
+        self.cut();
         let events = lock(&self.state).knowledge.lose_root(how);
         self.tell_all(&events);
     }
 
-    /// Goes on with the next root, which has said so already.
+    /// Tells whoever is, or may become, the next root what this rank knows, and goes on with it.
     pub(super) fn follow(&self, stream: Arc<TcpStream>, outbox: Outbox) {
         let Some(link) = &self.link else { return };
         // Under the lock under which contributions are made: none is said twice, and none not at all.
@@ -278,9 +283,7 @@ impl Shared {
     /// No root is left for this rank. What waits for one fails.
     pub(super) fn end(&self, error: Error) {
         tracing::debug!(rank = self.rank, %error, "the control plane has ended");
-        if let Some(link) = &self.link {
-            link.cut();
-        }
+        self.cut();
         lock(&self.state).ended = Some(error);
         self.changed.notify_all();
     }

@@ -5,7 +5,7 @@
 //!                  |                              |                         |
 //!                  strangers                      wrong, twice, too late    who is gone, what is gathered, what failed
 //!
-//!                  --(proved, comes back)--> succession --(all who live are here)--> ledger
+//!                  --(proved, comes back)--> succession --(all who live have reported)--> ledger
 //! ```
 //!
 //! It lives until the last rank has left, or died, until not all ranks came in time, or until enough of them have given
