@@ -108,7 +108,6 @@ impl Engine {
         if !gone.is_empty() && !lane.poll(Effort::Thorough)? {
             // What they sent before they left has been read by now: nothing more will come.
             let suspects = lane.waiting_in_vain_for(|rank| gone.contains(&rank));
-            eprintln!("VAIN {suspects:?}");
             if !suspects.is_empty() {
                 return Err(Error::PeerLost { suspects, what: LEFT.into(), during: None });
             }
