@@ -21,7 +21,7 @@ use super::seek::Creed;
 use super::standby::{Parked, silence};
 pub(super) use super::succession::Inheritance;
 use super::succession::Succession;
-use super::vigil::{Rhythm, Vigil};
+use super::vigil::{Rhythm, Vigil, Wakefulness};
 use super::wire::{self, Caller};
 use crate::error::{Error, Result};
 use crate::topology::detect::process_id;
@@ -61,7 +61,9 @@ pub(super) fn succeed(
     creed: &Creed,
     inheritance: Inheritance,
 ) -> Result<()> {
-    let phase = Phase::Succeeding(Box::new(Succession::new(inheritance)), Instant::now());
+    let most_between = (2 * creed.rhythm.interval).max(5 * LOOK_AGAIN);
+    let waking = Wakefulness::new(most_between, Instant::now());
+    let phase = Phase::Succeeding(Box::new(Succession::new(inheritance)), Wait { waking, probe_at: LOOK_AGAIN });
     let mut root = Root::new(listeners, &creed.secret, creed.job, phase, creed.rhythm, creed.process)?;
     root.guard = creed.guard as u8;
     for Parked { caller, who, .. } in parked {
@@ -72,9 +74,16 @@ pub(super) fn succeed(
 
 enum Phase {
     Filling(Seats),
-    /// Since when.
-    Succeeding(Box<Succession>, Instant),
+    Succeeding(Box<Succession>, Wait),
     Running(Box<Ledger>),
+}
+
+/// For those who have not come to a succession.
+struct Wait {
+    /// For how long, without what this process slept.
+    waking: Wakefulness,
+    /// When to try their doors: soon, then ever more seldom, for each try is a stranger there.
+    probe_at: Duration,
 }
 
 /// A rank that was let in.
@@ -192,13 +201,19 @@ impl Root {
 
     /// What has to be done because time has passed.
     fn keep_watch(&mut self, now: Instant) {
-        if let Phase::Succeeding(succession, since) = &mut self.phase {
-            let is_late = since.elapsed() > self.rhythm.timeout;
+        if let Phase::Succeeding(succession, Wait { waking, probe_at }) = &mut self.phase {
+            waking.look(now);
+            if waking.asleep() > self.rhythm.timeout {
+                return self.step_back();
+            }
+            let waited = waking.awake();
+            let probes = waited > *probe_at;
+            *probe_at *= if probes { 2 } else { 1 };
             for (rank, seat) in succession.absent() {
-                if seat.has_ended() || (since.elapsed() > LOOK_AGAIN && refuses(&seat)) {
+                if seat.has_ended() || (probes && refuses(&seat)) {
                     succession.miss(rank, Gone::Dead("ended while the next root was being looked for".into()));
-                } else if is_late {
-                    succession.miss(rank, silence(rank, seat.is_still(), since.elapsed()));
+                } else if waited > self.rhythm.timeout {
+                    succession.miss(rank, silence(rank, seat.is_still(), waited));
                 }
             }
             return self.reign_when_complete();
@@ -227,6 +242,19 @@ impl Root {
         for (rank, _) in silent {
             self.dismiss(rank);
         }
+    }
+
+    /// This process slept while it was to take over, so long that the others have given it up and gone on without it.
+    fn step_back(&mut self) {
+        let Phase::Succeeding(succession, _) = &self.phase else { return };
+        let how =
+            Gone::Silent("slept while it was to become the next root, and the others have gone on without it".into());
+        let beside = succession.beside(self.process).into_iter();
+        let mail = beside.map(|rank| (Audience::Everybody, FromRoot::Gone { rank, how: how.clone() })).collect();
+        tracing::warn!("this process slept while it was to become the next root");
+        self.is_deposed = true;
+        self.post(mail);
+        self.flush();
     }
 
     /// Hangs up on a rank.

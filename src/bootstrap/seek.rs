@@ -22,6 +22,7 @@ use super::wire::{Caller, Inbox};
 use super::{gate, prepare, sleep_until};
 use crate::error::{Error, Result};
 use crate::transport::tcp::{Guard, Secret, handshake};
+use crate::types::Rank;
 use nix::poll::{PollFd, PollFlags};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -71,7 +72,7 @@ pub(super) fn seek(
 ) -> Result<Line> {
     // Whoever is not silent answers within this time; a successor waits as long for those who are late.
     let patience = creed.rhythm.timeout;
-    let mut tried: Option<(crate::types::Rank, Instant)> = None;
+    let mut tried: Option<(Rank, Instant)> = None;
     loop {
         if let Some(how) = shared.knows(|knowledge| knowledge.expelled().cloned()) {
             let what = format!("was given up by the others: it {}", how.words());
@@ -93,6 +94,9 @@ pub(super) fn seek(
         {
             root::succeed(listeners, parked, creed, shared.knows(root::Inheritance::of))?;
         }
+        // When patience is over it is tried a last time, from the beginning: this process may have slept over the answer.
+        let is_last = since.elapsed() > patience;
+        let patience = if is_last { patience / 2 } else { patience };
         let mut answer = knock(shared, creed, seat.door, patience);
         if let Answer::Elsewhere(address) = answer {
             answer = knock(shared, creed, address, patience);
@@ -108,10 +112,10 @@ pub(super) fn seek(
                 let what = "ended while the next root was being looked for".to_string();
                 shared.announce(Event::Gone(heir, Gone::Dead(what)));
             }
-            _ if since.elapsed() > patience && heir != shared.rank => {
+            _ if is_last && heir != shared.rank => {
                 shared.announce(Event::Gone(heir, silence(heir, seat.is_still(), since.elapsed())));
             }
-            _ if since.elapsed() > 3 * patience => {
+            _ if since.elapsed() > 3 * creed.rhythm.timeout => {
                 return Err(Error::bootstrap("this rank could not take over from the root that is gone"));
             }
             _ => std::thread::sleep(PAUSE),

@@ -86,6 +86,12 @@ impl Succession {
         self.inheritance.gone.entry(rank).or_insert(how);
     }
 
+    /// The ranks of the process `process`.
+    pub(super) fn beside(&self, process: u64) -> Vec<Rank> {
+        let roster = self.inheritance.roster.iter();
+        roster.filter(|(_, seat)| seat.process == process).map(|(rank, _)| *rank).collect()
+    }
+
     /// Who may still come, or has not said what it knows.
     pub(super) fn absent(&self) -> Vec<(Rank, Seat)> {
         let Inheritance { roster, gone, .. } = &self.inheritance;
