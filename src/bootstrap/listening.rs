@@ -102,6 +102,7 @@ impl Ear {
         vigil.hear(ROOT);
         let mut goodbye = Goodbye::Unsaid;
         let mut alive_at = vigil.next_look();
+        let mut told = Vec::new();
         loop {
             while let Some(message) = self.next_word() {
                 match message {
@@ -132,7 +133,13 @@ impl Ear {
             let now = Instant::now();
             vigil.look(now);
             if alive_at.is_some_and(|at| at <= now) {
-                link.send(&ToRoot::Alive);
+                let standing = shared.standing();
+                if standing != told {
+                    link.send(&ToRoot::Standing(standing.clone()));
+                    told = standing;
+                } else {
+                    link.send(&ToRoot::Alive);
+                }
                 alive_at = vigil.next_look();
             }
             self.standby.serve(&shared, self.stream.peer_addr().ok());

@@ -6,7 +6,7 @@ use super::control::Listener;
 use super::digest::digest;
 use super::knowledge::{Event, Knowledge};
 use super::lock;
-use super::messages::{ExchangeError, ExchangeId, FromRoot, Gone, Parts, Terms, ToRoot};
+use super::messages::{ExchangeError, ExchangeId, FromRoot, Gone, Parts, Reached, Terms, ToRoot};
 use super::wire::{self, Outbox};
 use crate::error::{Error, Result};
 use crate::types::Rank;
@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 
 /// After its deadline an exchange waits so long for the root to say who was missing.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// Communicators of which a sign of life tells.
+const STANDINGS: usize = 64;
 
 /// A rank's membership.
 pub(super) struct Shared {
@@ -166,6 +169,12 @@ impl Shared {
             listener.revoked(comm, &error);
         }
         id
+    }
+
+    /// How far this rank has come on each communicator that somebody listens for: on the latest ones, where there are many.
+    pub(super) fn standing(&self) -> Vec<(u64, Reached)> {
+        let latest = lock(&self.state).listeners.values().rev().take(STANDINGS).cloned().collect::<Vec<_>>();
+        latest.into_iter().map(|(comm, listener)| (comm, listener.reached())).collect()
     }
 
     pub(super) fn unregister(&self, id: u64) {

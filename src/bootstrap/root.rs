@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 use super::gate::Gate;
+use super::laggards::Laggards;
 use super::ledger::{Audience, Ledger, Mail};
 use super::messages::{Admission, CONTROL_VERSION, Enlist, FromRoot, Gone, Hello, Knock, Refusal, Return, ToRoot};
 use super::roster::Seat;
@@ -108,6 +109,7 @@ struct Root {
     reign: u32,
     rhythm: Rhythm,
     vigil: Vigil,
+    laggards: Laggards,
     phase: Phase,
     guests: BTreeMap<Token, Guest>,
     /// Who waits to become a rank, by nonce.
@@ -136,6 +138,7 @@ impl Root {
             reign: 0,
             rhythm,
             vigil: Vigil::new(rhythm, Instant::now()),
+            laggards: Laggards::default(),
             phase,
             guests: BTreeMap::new(),
             recruits: BTreeMap::new(),
@@ -231,6 +234,9 @@ impl Root {
             ledger.depart(rank, silence(rank, is_still, silent_for), &mut mail);
         }
         self.post(mail);
+        for laggard in self.laggards.overdue(self.rhythm.timeout, self.vigil.awake()) {
+            tracing::warn!("{laggard}");
+        }
         if let Ok(alive) = wire::encode(&FromRoot::Alive).map(Arc::new) {
             self.recruits.values_mut().for_each(|recruit| recruit.caller.outbox.push(alive.clone()));
         }
@@ -260,6 +266,7 @@ impl Root {
     /// Hangs up on a rank.
     fn dismiss(&mut self, rank: Rank) {
         self.vigil.forget(rank);
+        self.laggards.forget(rank);
         if let Some(token) = self.token_of.remove(&rank) {
             self.guests.remove(&token);
         }
@@ -405,6 +412,7 @@ impl Root {
 
     fn watch_all(&mut self) {
         self.vigil = Vigil::new(self.rhythm, Instant::now());
+        self.laggards = Laggards::default();
         self.guests.values().for_each(|guest| self.vigil.hear(guest.rank));
     }
 
@@ -437,8 +445,10 @@ impl Root {
                 Err(error) => return self.lose(token, &format!("sent what makes no sense ({error})")),
             };
             let rank = guest.rank;
-            if let ToRoot::Deposed { is_certain } = message {
-                return self.given_up_by(rank, is_certain);
+            match &message {
+                ToRoot::Deposed { is_certain } => return self.given_up_by(rank, *is_certain),
+                ToRoot::Standing(standing) => self.laggards.note(rank, standing, self.vigil.awake()),
+                _ => {}
             }
             let leaver = if message == ToRoot::Bye { self.guests.remove(&token) } else { None };
             let mut mail = Mail::new();
@@ -450,6 +460,7 @@ impl Root {
             self.post(mail);
             if leaver.is_some() {
                 self.vigil.forget(rank);
+                self.laggards.forget(rank);
                 // The others are told before the leaver sees its connection close: its process may end right after.
                 self.flush();
             }
@@ -463,6 +474,7 @@ impl Root {
     fn lose(&mut self, token: Token, what: &str) {
         let Some(guest) = self.guests.remove(&token) else { return };
         self.vigil.forget(guest.rank);
+        self.laggards.forget(guest.rank);
         match &mut self.phase {
             Phase::Filling(seats) => {
                 tracing::warn!(rank = guest.rank, what, "a rank went away before the job started; it may come back");

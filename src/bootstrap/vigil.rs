@@ -97,6 +97,11 @@ impl Vigil {
         self.heard.remove(&rank);
     }
 
+    /// How long this watcher has been awake.
+    pub(super) fn awake(&self) -> Duration {
+        self.waking.awake()
+    }
+
     /// Who has been silent for too long, and for how long.
     pub(super) fn silent(&self) -> Vec<(Rank, Duration)> {
         if self.rhythm.is_off() {
