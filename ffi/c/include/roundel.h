@@ -307,8 +307,8 @@ roundel_result_t roundel_comm_init_threads(roundel_comm_t *comms, int32_t world,
 roundel_result_t roundel_comm_split(roundel_comm_t comm, int32_t color, int64_t key, roundel_comm_t *part);
 
 // The `count` ranks listed in `ranks` (their numbers here, in the new order) become a communicator of their own. Only they
-// make this call, all with the same list; so it also works when another rank is dead or `comm` has failed, as long as the
-// process of the job's root lives: where the unique id was made, else rank 0's. Blocks at most `init_timeout_ms`.
+// make this call, all with the same list; so it also works when other ranks are dead or `comm` has failed. An error when a
+// listed one is dead; where it is not known who lives, `roundel_shrink` finds out. Blocks at most `init_timeout_ms`.
 roundel_result_t roundel_comm_subset(roundel_comm_t comm,
                                      const int32_t *ranks,
                                      size_t count,

@@ -110,8 +110,8 @@ pub unsafe extern "C" fn roundel_comm_split(
 }
 
 /// The `count` ranks listed in `ranks` (their numbers here, in the new order) become a communicator of their own. Only they
-/// make this call, all with the same list; so it also works when another rank is dead or `comm` has failed, as long as the
-/// process of the job's root lives: where the unique id was made, else rank 0's. Blocks at most `init_timeout_ms`.
+/// make this call, all with the same list; so it also works when other ranks are dead or `comm` has failed. An error when a
+/// listed one is dead; where it is not known who lives, `roundel_shrink` finds out. Blocks at most `init_timeout_ms`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn roundel_comm_subset(
     comm: roundel_comm_t,

@@ -180,8 +180,9 @@ class Communicator(Calls[None]):
 
     def subset(self, ranks: Sequence[int]) -> Communicator:
         """The ranks ``ranks`` (their numbers here, in the new order) become a communicator of their own. Only they make this
-        call, all with the same list; so it also works when another rank is dead or this communicator has failed, as long as
-        the process of the job's root lives (where the unique id was made, else rank 0's). Blocks at most ``init_timeout_ms``."""
+        call, all with the same list; so it also works when other ranks are dead or this communicator has failed.
+        :class:`PeerLost` when a member is dead; where it is not known who lives, :meth:`shrink` finds out. Blocks at most
+        ``init_timeout_ms``."""
         members = [integer("a rank", rank) for rank in ranks]
         handle = c_void_p()
         mine = self._used()
