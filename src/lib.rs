@@ -63,7 +63,7 @@
 //! # Settings
 //!
 //! [`Options`] has the table of `ROUNDEL_*` variables that communicators read; [`bootstrap::launcher`] those by which a
-//! process finds its job. Besides: `ROUNDEL_LOG` (the programs' log level), `ROUNDEL_CPU` (`portable`, `avx2`, `avx512`),
+//! process finds its job. Besides: `ROUNDEL_LOG` (what is logged, see `log`), `ROUNDEL_CPU` (`portable`, `avx2`, `avx512`),
 //! `ROUNDEL_HOST_ID` (ranks with equal names share memory), `ROUNDEL_ARENA_BYTES` (room for shared memory).
 //!
 //! # Features
@@ -87,6 +87,8 @@ mod fork;
 pub mod fuzz;
 #[cfg(feature = "tools")]
 pub mod launch;
+#[cfg(feature = "log")]
+pub mod log;
 pub mod memory;
 #[cfg(feature = "tools")]
 pub mod perf;

@@ -36,6 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("fuzz", &["transport", "bootstrap", "engine", "comm"]),
     ("elastic", &["types", "error", "engine", "comm"]),
     ("launch", &["types", "error", "bootstrap", "comm"]),
+    ("log", &[]),
 ];
 
 /// Modules where `unsafe` may be written; everywhere else the compiler forbids it.
