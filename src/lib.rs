@@ -68,7 +68,8 @@
 //!
 //! # Features
 //!
-//! `tools` (default) builds the `*_perf` programs and pulls in what only they use.
+//! `tools` (default) builds the `*_perf` programs and pulls in what only they use. `etcd` (default) is the client behind
+//! `ROUNDEL_STORE=etcd://..`; without it that setting is refused.
 
 pub mod bootstrap;
 #[cfg(feature = "tools")]

@@ -24,8 +24,6 @@ mod options;
 
 mod comm;
 
-mod survival;
-
 mod memory;
 
 mod reductions;

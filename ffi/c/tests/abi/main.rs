@@ -12,5 +12,4 @@ mod jobs;
 mod programs;
 #[path = "../../../../tests/support/mod.rs"]
 mod support;
-mod survival;
 mod symbols;

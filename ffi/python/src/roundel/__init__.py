@@ -14,7 +14,6 @@ Calls take anything that holds dense elements in memory of the host (NumPy array
 :mod:`roundel.memory`) and copy nothing. :mod:`roundel.torch` is a backend for ``torch.distributed``.
 """
 
-from . import elastic
 from .calls import Calls
 from .communicator import Communicator, Group, UniqueId
 from .dtypes import DType, PremulSum, ReduceOp, premul_sum
@@ -58,7 +57,6 @@ __all__ = [
     "UniqueId",
     "Unsupported",
     "Work",
-    "elastic",
     "library_version",
     "premul_sum",
 ]
