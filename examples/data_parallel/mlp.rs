@@ -161,11 +161,18 @@ pub struct Random(pub u64);
 
 impl Random {
     /// The next 64 bits. The state must not be zero.
-    pub fn bits(&mut self) -> u64 {
+    fn bits(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
+    }
+
+    /// Fisher and Yates.
+    pub fn shuffle(&mut self, order: &mut [usize]) {
+        for last in (1..order.len()).rev() {
+            order.swap(last, (self.bits() % (last as u64 + 1)) as usize);
+        }
     }
 
     /// Of 0..1.

@@ -50,7 +50,7 @@ pub fn train(
     let mut random = Random(0x5eed);
     let mut last = None;
     for epoch in 1..=epochs {
-        shuffle(&mut order, &mut random);
+        random.shuffle(&mut order);
         let mut loss = [0.0f32];
         let mut steps = 0;
         // What is left over at the end of an epoch waits for the next shuffle.
@@ -77,11 +77,4 @@ pub fn train(
         last = Some(progress);
     }
     Ok(last)
-}
-
-/// Fisher and Yates, with the same random numbers on every rank.
-fn shuffle(order: &mut [usize], random: &mut Random) {
-    for last in (1..order.len()).rev() {
-        order.swap(last, (random.bits() % (last as u64 + 1)) as usize);
-    }
 }

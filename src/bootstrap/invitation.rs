@@ -38,6 +38,9 @@ pub struct Invitation {
 }
 
 impl Invitation {
+    /// No invitation is longer as text.
+    pub const MAX_TEXT_BYTES: usize = 4000;
+
     pub(crate) fn secret(&self) -> &Secret {
         &self.secret
     }
@@ -117,6 +120,8 @@ mod tests {
         assert!(!format!("{:?}", invitation(1)).contains("07"));
         assert_eq!(invitation(1000).to_string().parse::<Invitation>().unwrap().doors.len(), MAX_DOORS);
         assert!(invitation(0).to_string().parse::<Invitation>().is_err());
+        let farthest = Invitation { doors: vec![SocketAddr::from(([0xffff; 8], u16::MAX)); 1000], ..invitation(1) };
+        assert!((1000..=Invitation::MAX_TEXT_BYTES).contains(&farthest.to_string().len()));
     }
 
     proptest! {

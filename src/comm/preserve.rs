@@ -2,9 +2,12 @@
 #![forbid(unsafe_code)]
 
 use super::Communicator;
+use super::calls::call;
 use crate::element::Element;
+use crate::engine::{Call, Counts};
 use crate::error::{Error, Result};
-use crate::types::ReduceOp;
+use crate::memory::lend_mut;
+use crate::types::{Collective, ReduceOp};
 
 impl Communicator {
     /// [`all_reduce_in_place`](Communicator::all_reduce_in_place) that either changes `data` on every rank that lives or on
@@ -27,19 +30,91 @@ impl Communicator {
     /// # Ok::<(), roundel::Error>(())
     /// ```
     pub fn all_reduce_preserving<T: Element>(&self, data: &mut [T], op: ReduceOp) -> Result<()> {
-        let mut result = data.to_vec();
-        let outcome = self.all_reduce(data, &mut result, op);
+        let shape = call::<T>(Collective::AllReduce, Some(op), Counts::Even(data.len()));
+        let data = lend_mut(data);
+        self.run_preserving(&Call { input: data, output: data, ..shape })
+    }
+
+    /// [`Communicator::all_reduce_preserving`] of any element type, for bindings: runs the call, an all_reduce, and its
+    /// output, which may be its input, changes on every rank that lives or on none.
+    ///
+    /// The spans must be what [`Span::new`](crate::memory::Span::new) was promised until this returns.
+    ///
+    /// ```
+    /// # use roundel::{Call, Collective, Communicator, Counts, DType, Options, ReduceOp, memory::Span};
+    /// let comm = Communicator::threads(1, Options::default())?.remove(0);
+    /// let mut data = [1i32, 2, 3];
+    /// // SAFETY: the array outlives the call, and nothing else touches it meanwhile.
+    /// let span = unsafe { Span::new(data.as_mut_ptr().cast(), 12) };
+    /// comm.run_preserving(&Call {
+    ///     collective: Collective::AllReduce,
+    ///     dtype: DType::I32,
+    ///     op: Some(ReduceOp::Sum),
+    ///     root: 0,
+    ///     peer: 0,
+    ///     counts: Counts::Even(3),
+    ///     input: span,
+    ///     output: span,
+    /// })?;
+    /// assert_eq!(data, [1, 2, 3]);
+    /// # Ok::<(), roundel::Error>(())
+    /// ```
+    pub fn run_preserving(&self, call: &Call) -> Result<()> {
+        if call.collective != Collective::AllReduce {
+            return Err(Error::unsupported(format!("a preserving {}; there is one of all_reduce", call.collective)));
+        }
+        self.check(call)?;
+        let mut result = Vec::new();
+        let outcome = self.make_room(&mut result, call.output.len()).and_then(|()| {
+            // In words, which are aligned for every element.
+            let room = lend_mut(&mut result).cut(0, call.output.len());
+            self.run(&Call { output: room, ..call.clone() }).map(|()| room)
+        });
         if outcome.as_ref().is_err_and(Error::is_recoverable) {
             // Refused before anything was sent, here as everywhere.
-            return outcome;
+            return outcome.map(drop);
         }
         if self.agree(outcome.is_ok())? {
-            data.copy_from_slice(&result);
+            call.output.copy_from(outcome?);
             return Ok(());
         }
         outcome?;
         // Another rank's call failed, and took the communicator with it; the news may still be on its way.
         self.status()?;
         Err(Error::Aborted { by: self.rank(), reason: "another rank's part of the call failed".into() })
+    }
+
+    /// Memory for the result. Where there is none the other ranks are told, who would wait for this one's part.
+    fn make_room(&self, words: &mut Vec<u64>, len_bytes: usize) -> Result<()> {
+        let count = len_bytes.div_ceil(size_of::<u64>());
+        words.try_reserve_exact(count).map_err(|error| {
+            let what = format!("{len_bytes} bytes for the result of a preserving call");
+            self.abort(&format!("{what}: {error}"));
+            Error::system(what, std::io::Error::from(std::io::ErrorKind::OutOfMemory))
+        })?;
+        words.resize(count, 0);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::comm::calls::call;
+    use crate::memory::lend_mut;
+    use crate::{Call, Collective, Communicator, Counts, Error, Options, ReduceOp};
+
+    #[test]
+    fn what_is_no_all_reduce_is_refused_and_does_no_harm() {
+        let comm = Communicator::threads(1, Options::default()).unwrap().remove(0);
+        let mut data = [7u8; 3];
+        let span = lend_mut(&mut data);
+        for collective in [Collective::Broadcast, Collective::AllGather] {
+            let call = Call { input: span, output: span, ..call::<u8>(collective, None, Counts::Even(3)) };
+            assert!(matches!(comm.run_preserving(&call), Err(Error::Unsupported { .. })));
+        }
+        let short = Call { output: span, ..call::<u8>(Collective::AllReduce, Some(ReduceOp::Sum), Counts::Even(3)) };
+        assert!(matches!(comm.run_preserving(&short), Err(Error::Invalid { .. })));
+        comm.all_reduce_preserving(&mut data, ReduceOp::Sum).unwrap();
+        assert_eq!(data, [7; 3]);
     }
 }

@@ -47,9 +47,9 @@ impl Communicator {
     }
 
     /// The ranks `members` (their numbers here, in the new order) become a communicator of their own. Only they make this
-    /// call, all with the same list; nobody else takes part, and so it also works when another rank is dead, hangs, or this
-    /// communicator has failed. The one process that must live is that in which the job's root is (where the unique id was
-    /// made, else rank 0's). Blocks at most [`Options::init_timeout`](crate::Options::init_timeout).
+    /// call, all with the same list; nobody else takes part, and so it also works when others are dead, hang, or this
+    /// communicator has failed. [`Error::PeerLost`] when a member is dead; where it is not known who lives,
+    /// [`shrink`](Communicator::shrink) finds out. Blocks at most [`Options::init_timeout`](crate::Options::init_timeout).
     ///
     /// ```
     /// # use roundel::{Communicator, Options, ReduceOp};

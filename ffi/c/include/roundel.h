@@ -8,7 +8,8 @@
  * in elements, as NCCL counts them.
  *
  * Every rank of a communicator makes the same calls in the same order. After any error but an invalid argument, an
- * invalid handle or something not supported the communicator is finished, and later calls repeat the error.
+ * invalid handle or something not supported the communicator is finished, and later calls repeat the error. When ranks
+ * are lost, those who live go on with roundel_shrink.
  *
  * This file is generated from ffi/c/src; do not edit it. */
 
@@ -27,6 +28,9 @@
 
 // Bytes of a unique id as text, with the NUL at its end.
 #define ROUNDEL_UNIQUE_ID_TEXT_BYTES 257
+
+// Bytes that are enough for every text of `roundel_invitation`, the NUL at its end among them.
+#define ROUNDEL_INVITATION_TEXT_BYTES 4096
 
 // What a call returns. Everything but `ROUNDEL_SUCCESS` and `ROUNDEL_IN_PROGRESS` is an error, about which
 // `roundel_last_error` and `roundel_last_error_details` tell more.
@@ -47,7 +51,8 @@ enum roundel_result_t
     ROUNDEL_ERROR_UNSUPPORTED = 4,
     // Ranks made different calls; the message shows both. The communicator is finished, on every rank.
     ROUNDEL_ERROR_MISMATCH = 5,
-    // A rank exited, was killed, or its host went away. The communicator is finished, on every rank.
+    // A rank exited, was killed, froze, or its host went away. The communicator is finished, on every rank; those who live
+    // go on with `roundel_shrink`.
     ROUNDEL_ERROR_PEER_LOST = 6,
     // A deadline passed. The communicator is finished, on every rank.
     ROUNDEL_ERROR_TIMEOUT = 7,
@@ -95,7 +100,7 @@ enum roundel_collective_t
     ROUNDEL_COLLECTIVE_SCATTER = 6,
     // roundel_all_to_all, roundel_all_to_all_v
     ROUNDEL_COLLECTIVE_ALL_TO_ALL = 7,
-    // roundel_barrier, roundel_comm_split
+    // roundel_barrier, roundel_comm_split, roundel_grow
     ROUNDEL_COLLECTIVE_BARRIER = 8,
     // roundel_send, roundel_recv, roundel_sendrecv
     ROUNDEL_COLLECTIVE_SEND_RECV = 9,
@@ -270,12 +275,11 @@ roundel_result_t roundel_unique_id_parse(const char *text, struct roundel_unique
 // `roundel_options_destroy`; communicators keep a copy.
 roundel_result_t roundel_options_create(roundel_options_t *options);
 
-// Changes one setting: `timeout_ms`, `init_timeout_ms`, `transport`, `algo`, `channels`, `sockets`, `reproducible`,
-// `iface`, `port_range`, `stage_bytes`, `ring_bytes` or `arena_bytes`, written as in the variable `ROUNDEL_TIMEOUT_MS` and
+// Changes one setting: `timeout_ms`, `init_timeout_ms`, `heartbeat_ms`, `heartbeat_timeout_ms`, `transport`,
+// `fabric_provider`, `algo`, `channels`, `sockets`, `reproducible`, `iface`, `port_range`, `encrypt`, `checksum`,
+// `verify_results`, `stage_bytes`, `ring_bytes` or `arena_bytes`, written as in the variable `ROUNDEL_TIMEOUT_MS` and
 // so on. A bad one is refused and changes nothing. All ranks must use the same, except `iface` and `port_range`.
-roundel_result_t roundel_options_set(roundel_options_t options,
-                                     const char *name,
-                                     const char *value);
+roundel_result_t roundel_options_set(roundel_options_t options, const char *name, const char *value);
 
 // Gives an options object back.
 roundel_result_t roundel_options_destroy(roundel_options_t options);
@@ -303,8 +307,8 @@ roundel_result_t roundel_comm_init_threads(roundel_comm_t *comms, int32_t world,
 roundel_result_t roundel_comm_split(roundel_comm_t comm, int32_t color, int64_t key, roundel_comm_t *part);
 
 // The `count` ranks listed in `ranks` (their numbers here, in the new order) become a communicator of their own. Only they
-// make this call, all with the same list; so it also works when another rank is dead or `comm` has failed, as long as the
-// process of the job's root lives: where the unique id was made, else rank 0's. Blocks at most `init_timeout_ms`.
+// make this call, all with the same list; so it also works when other ranks are dead or `comm` has failed. An error when a
+// listed one is dead; where it is not known who lives, `roundel_shrink` finds out. Blocks at most `init_timeout_ms`.
 roundel_result_t roundel_comm_subset(roundel_comm_t comm,
                                      const int32_t *ranks,
                                      size_t count,
@@ -328,6 +332,15 @@ roundel_result_t roundel_comm_rank(roundel_comm_t comm, int32_t *rank);
 // How many ranks the communicator has.
 roundel_result_t roundel_comm_world(roundel_comm_t comm, int32_t *world);
 
+// How many times the membership had changed (`roundel_shrink`, `roundel_grow`) when the communicator was made.
+roundel_result_t roundel_comm_epoch(roundel_comm_t comm, int32_t *epoch);
+
+// The number that each rank had when the job began, in the order of ranks; new numbers go to those who joined later. `members`
+// has room for `count` of them, at least as many as ranks; what is beyond stays as it is.
+roundel_result_t roundel_comm_members(roundel_comm_t comm,
+                                      int32_t *members,
+                                      size_t count);
+
 // Over how many hosts the communicator's ranks are spread.
 roundel_result_t roundel_comm_host_count(roundel_comm_t comm, int32_t *hosts);
 
@@ -337,6 +350,55 @@ roundel_result_t roundel_comm_host_of(roundel_comm_t comm, int32_t rank, int32_t
 // What the ranks' links are made of: "memory" (threads of one process), "shm", "tcp", "fabric"
 // (RDMA), "shm+tcp" or "shm+fabric". The text is static.
 roundel_result_t roundel_comm_transport(roundel_comm_t comm, const char **transport);
+
+// The ranks of `comm` that live become a communicator of their own, in the same processes and in the same order. All of them
+// make this call (after the error that told them of a loss, they all can); the dead are not waited for, and whoever dies
+// meanwhile is left out too. `comm` is not changed: it has failed, as a rule, and is destroyed.
+//
+// Blocks until all that live have called, at most the option `init_timeout_ms`; then the error names those who did not.
+// `ROUNDEL_ERROR_PEER_LOST` where so many cannot be reached, without being known to be dead, that they may be going on by
+// themselves: of a network cut in two at most one side goes on.
+roundel_result_t roundel_shrink(roundel_comm_t comm,
+                                roundel_comm_t *rest);
+
+// `all` becomes true on all ranks that live when all of them said `flag`: one answer everywhere, also when ranks die meanwhile
+// and when `comm` has failed. What a step of training needs to know before it counts as done. All ranks that live make this
+// call; where one of them shrinks instead the answer is false. Blocks until they have, at most `timeout_ms`; takes some
+// 100 us.
+roundel_result_t roundel_agree(roundel_comm_t comm,
+                               bool flag,
+                               bool *all);
+
+// `roundel_all_reduce` in place that either changes `data` on every rank that lives or on none: on an error, here or
+// anywhere, it is as it was, so that the call can be made again after `roundel_shrink`. Takes memory for a second vector, one
+// copy of it, and a `roundel_agree`.
+roundel_result_t roundel_all_reduce_preserving(void *data,
+                                               size_t count,
+                                               roundel_dtype_t dtype,
+                                               roundel_reduce_op_t op,
+                                               roundel_comm_t comm);
+
+// Writes what a process needs to join this job while it runs, as text for `roundel_enlist`. Any rank's will do, for as long as
+// one of the ranks lives that are members now. Whoever reads it can join: pass it like a password. `text` has `text_bytes`
+// bytes; `ROUNDEL_INVITATION_TEXT_BYTES` are enough. `ROUNDEL_ERROR_UNSUPPORTED` in a job that began with a single rank: nobody
+// could reach it.
+roundel_result_t roundel_invitation(roundel_comm_t comm,
+                                    char *text,
+                                    size_t text_bytes);
+
+// Becomes a rank of a job that runs, by the text of `roundel_invitation`: blocks until its members call `roundel_grow`, at most
+// `init_timeout_ms`. `options` may be NULL; those that the members share must be theirs.
+roundel_result_t roundel_enlist(roundel_comm_t *comm,
+                                const char *invitation,
+                                roundel_options_t options);
+
+// Admits everybody who waits in `roundel_enlist`: `grown` becomes a communicator of this one's ranks, in their order, and then
+// the newcomers, or NULL where nobody waits, after some 100 us. `comm` stays what it is and can be used on.
+//
+// All ranks make this call, between two steps of their work. Blocks until all have, at most `init_timeout_ms`. An error, the
+// same on all ranks, when one of them is gone (`roundel_shrink` first) or a newcomer dies meanwhile (grow again).
+roundel_result_t roundel_grow(roundel_comm_t comm,
+                              roundel_comm_t *grown);
 
 // Zeroed memory that the other ranks of the host can reach: calls on it need no staging copies. At least 64-byte
 // aligned. Not collective: each rank allocates for itself, and calls find out whether all of them did. It may outlive

@@ -232,6 +232,12 @@ public:
     // Takes over a handle that the C functions made.
     explicit Communicator(roundel_comm_t handle) : owner_(handle) { learn(); }
 
+    // Becomes a rank of the job that runs and whose rank wrote this invitation(): waits until its members grow().
+    static Communicator enlist(const std::string& invitation) { return enlist(invitation, nullptr); }
+    static Communicator enlist(const std::string& invitation, const Options& options) {
+        return enlist(invitation, options.handle());
+    }
+
     // All ranks in this process, one for each thread of the caller's.
     static std::vector<Communicator> threads(std::int32_t world) { return threads(world, nullptr); }
     static std::vector<Communicator> threads(std::int32_t world, const Options& options) {
@@ -240,6 +246,16 @@ public:
 
     std::int32_t rank() const noexcept { return rank_; }
     std::int32_t world() const noexcept { return world_; }
+    std::int32_t epoch() const {
+        std::int32_t epoch = 0;
+        check(roundel_comm_epoch(owner_.get(), &epoch));
+        return epoch;
+    }
+    std::vector<std::int32_t> members() const {
+        std::vector<std::int32_t> members(ranks());
+        check(roundel_comm_members(owner_.get(), members.data(), members.size()));
+        return members;
+    }
     std::int32_t host_count() const {
         std::int32_t hosts = 0;
         check(roundel_comm_host_count(owner_.get(), &hosts));
@@ -283,12 +299,38 @@ public:
         check(roundel_comm_subset(owner_.get(), ranks.data(), ranks.size(), &part));
         return Communicator(part);
     }
-    // False for what a split gave a rank without a color, and for what was moved from.
+    // The ranks that live, all of which make this call: after a code of ROUNDEL_ERROR_PEER_LOST they go on with what it
+    // gives.
+    Communicator shrink() const {
+        roundel_comm_t rest = nullptr;
+        check(roundel_shrink(owner_.get(), &rest));
+        return Communicator(rest);
+    }
+    // True when all ranks that live said true; the same on all of them.
+    bool agree(bool flag) const {
+        bool all = false;
+        check(roundel_agree(owner_.get(), flag, &all));
+        return all;
+    }
+    // For processes that are to join this job while it runs. Who reads it can join: pass it like a password.
+    std::string invitation() const {
+        char text[ROUNDEL_INVITATION_TEXT_BYTES];
+        check(roundel_invitation(owner_.get(), text, sizeof text));
+        return text;
+    }
+    // These ranks and then whoever waits in enlist(); empty (see operator bool) where nobody does. All ranks make this call,
+    // between two steps of their work, and can use this communicator on.
+    Communicator grow() const {
+        roundel_comm_t grown = nullptr;
+        check(roundel_grow(owner_.get(), &grown));
+        return grown == nullptr ? Communicator(Empty{}) : Communicator(grown);
+    }
+    // False for what a split gave a rank without a color, for a grow() without newcomers, and for what was moved from.
     explicit operator bool() const noexcept { return owner_.get() != nullptr; }
 
     roundel_comm_t handle() const noexcept { return owner_.get(); }
 
-    // Every call: as it is, and with `_async`, which returns the Work.
+    // Every call: as it is, and, all but all_reduce_preserving, with `_async`, which returns the Work.
 
     template <class Data>
     void all_reduce(Data&& data, roundel_reduce_op_t op) const {
@@ -305,6 +347,12 @@ public:
     template <class In, class Out>
     [[nodiscard]] Work all_reduce_async(const In& send, Out&& recv, roundel_reduce_op_t op) const {
         return start(roundel_all_reduce_async, all_reduce_of(send, recv, op));
+    }
+
+    // In place on all ranks that live, or on none: when it throws, the data are as they were.
+    template <class Data>
+    void all_reduce_preserving(Data&& data, roundel_reduce_op_t op) const {
+        check(roundel_all_reduce_preserving(std::data(data), std::size(data), detail::dtype_of<Data>, op, owner_.get()));
     }
 
     template <class In, class Out>
@@ -438,6 +486,12 @@ private:
     void learn() {
         check(roundel_comm_rank(owner_.get(), &rank_));
         check(roundel_comm_world(owner_.get(), &world_));
+    }
+
+    static Communicator enlist(const std::string& invitation, roundel_options_t options) {
+        roundel_comm_t comm = nullptr;
+        check(roundel_enlist(&comm, invitation.c_str(), options));
+        return Communicator(comm);
     }
 
     static std::vector<Communicator> threads(std::int32_t world, roundel_options_t options) {

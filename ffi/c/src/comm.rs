@@ -19,7 +19,8 @@ pub fn get(comm: roundel_comm_t) -> Outcome<Arc<Communicator>> {
     COMMS.get(comm.addr() as u64)
 }
 
-fn insert(comm: Communicator) -> Outcome<roundel_comm_t> {
+/// A handle for a new communicator.
+pub fn insert(comm: Communicator) -> Outcome<roundel_comm_t> {
     Ok(std::ptr::without_provenance_mut(COMMS.insert(comm)? as usize))
 }
 
@@ -109,8 +110,8 @@ pub unsafe extern "C" fn roundel_comm_split(
 }
 
 /// The `count` ranks listed in `ranks` (their numbers here, in the new order) become a communicator of their own. Only they
-/// make this call, all with the same list; so it also works when another rank is dead or `comm` has failed, as long as the
-/// process of the job's root lives: where the unique id was made, else rank 0's. Blocks at most `init_timeout_ms`.
+/// make this call, all with the same list; so it also works when other ranks are dead or `comm` has failed. An error when a
+/// listed one is dead; where it is not known who lives, `roundel_shrink` finds out. Blocks at most `init_timeout_ms`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn roundel_comm_subset(
     comm: roundel_comm_t,
@@ -188,6 +189,37 @@ pub unsafe extern "C" fn roundel_comm_rank(comm: roundel_comm_t, rank: *mut i32)
 pub unsafe extern "C" fn roundel_comm_world(comm: roundel_comm_t, world: *mut i32) -> roundel_result_t {
     // SAFETY: the caller promises room for a number, or NULL.
     boundary("roundel_comm_world", || unsafe { answer(comm, world, "world", |comm| comm.world()) })
+}
+
+/// How many times the membership had changed (`roundel_shrink`, `roundel_grow`) when the communicator was made.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn roundel_comm_epoch(comm: roundel_comm_t, epoch: *mut i32) -> roundel_result_t {
+    // SAFETY: the caller promises room for a number, or NULL.
+    boundary("roundel_comm_epoch", || unsafe { answer(comm, epoch, "epoch", |comm| comm.epoch() as usize) })
+}
+
+/// The number that each rank had when the job began, in the order of ranks; new numbers go to those who joined later. `members`
+/// has room for `count` of them, at least as many as ranks; what is beyond stays as it is.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn roundel_comm_members(
+    comm: roundel_comm_t,
+    members: *mut i32,
+    count: usize,
+) -> roundel_result_t {
+    boundary("roundel_comm_members", || {
+        let comm = get(comm)?;
+        let world = comm.world();
+        if count < world {
+            return Err(Failure::argument(format!("room for {count} members of {world}")).on(comm.rank()));
+        }
+        // SAFETY: the caller promises room for `count` numbers, or NULL.
+        unsafe { arguments::array(members.cast_const(), world, "members") }?;
+        for (rank, &member) in comm.members().iter().enumerate() {
+            // SAFETY: neither NULL nor misaligned (checked above), and `rank` is below `count`.
+            unsafe { members.add(rank).write(i32::try_from(member).unwrap_or(i32::MAX)) };
+        }
+        Ok(())
+    })
 }
 
 /// Over how many hosts the communicator's ranks are spread.

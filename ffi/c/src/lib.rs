@@ -24,6 +24,8 @@ mod options;
 
 mod comm;
 
+mod survival;
+
 mod memory;
 
 mod reductions;

@@ -20,7 +20,8 @@ pub enum roundel_result_t {
     ROUNDEL_ERROR_UNSUPPORTED = 4,
     /// Ranks made different calls; the message shows both. The communicator is finished, on every rank.
     ROUNDEL_ERROR_MISMATCH = 5,
-    /// A rank exited, was killed, or its host went away. The communicator is finished, on every rank.
+    /// A rank exited, was killed, froze, or its host went away. The communicator is finished, on every rank; those who live
+    /// go on with `roundel_shrink`.
     ROUNDEL_ERROR_PEER_LOST = 6,
     /// A deadline passed. The communicator is finished, on every rank.
     ROUNDEL_ERROR_TIMEOUT = 7,
@@ -109,7 +110,7 @@ pub enum roundel_collective_t {
     ROUNDEL_COLLECTIVE_SCATTER = 6,
     /// roundel_all_to_all, roundel_all_to_all_v
     ROUNDEL_COLLECTIVE_ALL_TO_ALL = 7,
-    /// roundel_barrier, roundel_comm_split
+    /// roundel_barrier, roundel_comm_split, roundel_grow
     ROUNDEL_COLLECTIVE_BARRIER = 8,
     /// roundel_send, roundel_recv, roundel_sendrecv
     ROUNDEL_COLLECTIVE_SEND_RECV = 9,

@@ -33,8 +33,9 @@ pub unsafe extern "C" fn roundel_options_create(options: *mut roundel_options_t)
     })
 }
 
-/// Changes one setting: `timeout_ms`, `init_timeout_ms`, `transport`, `algo`, `channels`, `sockets`, `reproducible`,
-/// `iface`, `port_range`, `stage_bytes`, `ring_bytes` or `arena_bytes`, written as in the variable `ROUNDEL_TIMEOUT_MS` and
+/// Changes one setting: `timeout_ms`, `init_timeout_ms`, `heartbeat_ms`, `heartbeat_timeout_ms`, `transport`,
+/// `fabric_provider`, `algo`, `channels`, `sockets`, `reproducible`, `iface`, `port_range`, `encrypt`, `checksum`,
+/// `verify_results`, `stage_bytes`, `ring_bytes` or `arena_bytes`, written as in the variable `ROUNDEL_TIMEOUT_MS` and
 /// so on. A bad one is refused and changes nothing. All ranks must use the same, except `iface` and `port_range`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn roundel_options_set(
@@ -59,4 +60,17 @@ pub unsafe extern "C" fn roundel_options_set(
 #[unsafe(no_mangle)]
 pub extern "C" fn roundel_options_destroy(options: roundel_options_t) -> roundel_result_t {
     boundary("roundel_options_destroy", || OPTIONS.remove(options.addr() as u64).map(drop))
+}
+
+#[cfg(test)]
+mod tests {
+    use library::Options;
+
+    #[test]
+    fn the_documentation_has_every_setting() {
+        let words = include_str!("options.rs").split("pub unsafe extern \"C\" fn roundel_options_set").next().unwrap();
+        for name in Options::NAMES {
+            assert!(words.contains(&format!("`{name}`")), "{name}");
+        }
+    }
 }

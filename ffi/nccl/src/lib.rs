@@ -17,7 +17,8 @@
 //!   different calls) or `ncclRemoteError` (one is gone or late), with a text that names ranks and call. Every wait ends:
 //!   see `ROUNDEL_TIMEOUT_MS`, `ROUNDEL_INIT_TIMEOUT_MS`.
 //! - **`ncclCommAbort` tells the others** if it interrupts a call of this rank. An idle communicator just leaves.
-//! - **`ncclCommShrink` works after a death** as long as the process lives that made the unique id.
+//! - **`ncclCommShrink` works after deaths**, with either flag, that of the process which made the unique id included. A rank
+//!   that is kept but dead is `ncclRemoteError` on all others, whose text names it: list it too and shrink again.
 //! - Settings that steer GPU kernels and NICs are checked as NCCL checks them and otherwise ignored, and so are `NCCL_*`
 //!   variables except `NCCL_DEBUG`. Roundel's own are the `ROUNDEL_*` of [`roundel::Options`].
 //!

@@ -12,8 +12,8 @@ const NO_DEVICE_CODE: &str =
     "device-side communication needs CUDA, which this build has no support for; use the collectives";
 const NO_ONE_SIDED: &str = "Roundel has no one-sided messages yet; use ncclSend and ncclRecv in a group";
 const NO_PARAMETERS: &str = "Roundel has no NCCL parameters; its settings are the ROUNDEL_* environment variables";
-const NO_ENCRYPTION: &str = "Roundel does not encrypt data on TCP yet; its ranks prove to each other that they hold the \
-                             job's secret, which is part of the unique id";
+const NO_ENCRYPTION: &str = "Roundel takes no keys from programs: set ROUNDEL_ENCRYPT=1 on all ranks, and what goes over TCP is \
+                             encrypted under keys that come of the job's secret, which is part of the unique id";
 
 macro_rules! refused {
     ($($why:ident: $($name:ident($($type:ty),*))*;)*) => {$($(

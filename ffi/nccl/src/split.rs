@@ -55,8 +55,8 @@ pub unsafe extern "C" fn ncclCommSplit(
 }
 
 /// The ranks that are not listed become a communicator, in the order of their ranks. Only they call it; those that are listed
-/// may be dead. With `NCCL_SHRINK_ABORT` calls in flight on `comm` are interrupted first. The process in which the
-/// id of the first ancestor was made must live.
+/// may be dead, and `comm` may have failed. With `NCCL_SHRINK_ABORT` calls in flight on `comm` are interrupted first. A dead
+/// rank that is not listed is an error on all others, who may shrink again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommShrink(
     comm: ncclComm_t,

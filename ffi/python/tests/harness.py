@@ -89,26 +89,38 @@ def processes(
 ) -> Iterator[List[Rank]]:
     """`world` processes that run `body(report, rank, world, *arguments)`; what `body` returns is reported last. They do not outlive
     the block."""
-    fork = multiprocessing.get_context("fork")
-    ranks = []
+    ranks: List[Rank] = []
     try:
-        for rank in range(world):
-            mine, theirs = fork.Pipe(duplex=False)
-            process = fork.Process(
-                target=_child,
-                args=(theirs, body, rank, world, arguments, environment or {}),
-                name=str(rank),
-                daemon=True,
-            )
-            process.start()
-            theirs.close()
-            ranks.append(Rank(process, mine))
+        for _ in range(world):
+            another(ranks, body, *arguments, environment=environment, world=world)
         yield ranks
     finally:
         for rank in ranks:
             if rank.process.is_alive():
                 rank.process.kill()
             rank.process.join()
+
+
+def another(
+    ranks: List[Rank],
+    body: Callable[..., Any],
+    *arguments: Any,
+    environment: Optional[Dict[str, str]] = None,
+    world: int = 0,
+) -> None:
+    """Starts one process more, inside the block of :func:`processes`."""
+    fork = multiprocessing.get_context("fork")
+    mine, theirs = fork.Pipe(duplex=False)
+    rank = len(ranks)
+    process = fork.Process(
+        target=_child,
+        args=(theirs, body, rank, world, arguments, environment or {}),
+        name=str(rank),
+        daemon=True,
+    )
+    process.start()
+    theirs.close()
+    ranks.append(Rank(process, mine))
 
 
 def run(

@@ -12,4 +12,5 @@ mod jobs;
 mod programs;
 #[path = "../../../../tests/support/mod.rs"]
 mod support;
+mod survival;
 mod symbols;

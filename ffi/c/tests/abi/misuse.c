@@ -57,6 +57,17 @@ static void null_pointers(roundel_comm_t comm) {
     ARGUMENT(roundel_comm_subset(comm, NULL, 1, &comm), "ranks is NULL");
     ARGUMENT(roundel_comm_subset(comm, (int32_t[]){-1}, 1, &comm), "rank -1");
     ARGUMENT(roundel_comm_subset(comm, (int32_t[]){0, 0}, 1000, &comm), "1000 ranks of a world");
+    ARGUMENT(roundel_comm_epoch(comm, NULL), "epoch is NULL");
+    ARGUMENT(roundel_comm_members(comm, NULL, 2), "members is NULL");
+    ARGUMENT(roundel_comm_members(comm, (int32_t *)data, 1), "room for 1 members of 2");
+    ARGUMENT(roundel_shrink(comm, NULL), "rest is NULL");
+    ARGUMENT(roundel_agree(comm, true, NULL), "all is NULL");
+    ARGUMENT(roundel_invitation(comm, NULL, ROUNDEL_INVITATION_TEXT_BYTES), "text is NULL");
+    ARGUMENT(roundel_invitation(comm, (char *)data, 20), "text has 20 bytes, this invitation needs");
+    ARGUMENT(roundel_enlist(NULL, "0123", NULL), "comm is NULL");
+    ARGUMENT(roundel_enlist(&comm, NULL, NULL), "invitation is NULL");
+    ARGUMENT(roundel_grow(comm, NULL), "grown is NULL");
+    ARGUMENT(roundel_all_reduce_preserving(NULL, 4, F32, SUM, comm), "send is NULL");
     ARGUMENT(roundel_all_reduce(NULL, data, 4, F32, SUM, comm), "send is NULL");
     ARGUMENT(roundel_all_reduce(data, NULL, 4, F32, SUM, comm), "recv is NULL");
     ARGUMENT(roundel_all_gather_v(data, data, NULL, F32, comm), "counts is NULL");
@@ -71,6 +82,9 @@ static void null_pointers(roundel_comm_t comm) {
     HANDLE(roundel_comm_abort(NULL, NULL), "the communicator is NULL");
     HANDLE(roundel_comm_destroy(NULL), "the communicator is NULL");
     HANDLE(roundel_barrier(NULL), "the communicator is NULL");
+    HANDLE(roundel_shrink(NULL, &comm), "the communicator is NULL");
+    HANDLE(roundel_grow(NULL, &comm), "the communicator is NULL");
+    HANDLE(roundel_all_reduce_preserving(data, 4, F32, SUM, NULL), "the communicator is NULL");
     HANDLE(roundel_work_wait(NULL), "the work is NULL");
     HANDLE(roundel_options_set(NULL, "algo", "ring"), "the options object is NULL");
 }
@@ -84,6 +98,8 @@ static void wrong_enumerators(roundel_comm_t comm) {
     ARGUMENT(roundel_all_reduce(data, data, 4, F32, -7, comm), "no reduction -7");
     ARGUMENT(roundel_all_reduce(data, data, 4, F32, 9999, comm), "no reduction 9999");
     ARGUMENT(roundel_all_reduce(data, data, 4, F32, ROUNDEL_BIT_OR, comm), "integers");
+    ARGUMENT(roundel_all_reduce_preserving(data, 4, 12, SUM, comm), "no element type 12");
+    ARGUMENT(roundel_all_reduce_preserving(data, 4, F32, ROUNDEL_BIT_OR, comm), "integers");
     ARGUMENT(roundel_explain(10, 1, F32, SUM, 0, false, false, NULL, 0, NULL, comm), "no collective 10");
     ARGUMENT(roundel_explain(1, 1, F32, SUM, 2, false, false, NULL, 0, NULL, comm), "root 2 in a world of 2");
     ARGUMENT(roundel_explain(0, SIZE_MAX / 2, F32, SUM, 0, false, false, NULL, 0, NULL, comm), "overflow");
@@ -94,6 +110,8 @@ static void wrong_numbers(roundel_comm_t comm) {
     size_t huge[2] = {SIZE_MAX, 2}, unlike[2] = {1, 2}, alike[2] = {2, 2};
     ARGUMENT(roundel_all_reduce(data, data, SIZE_MAX / 2, F32, SUM, comm), "overflows");
     ARGUMENT(roundel_all_gather(data, data, SIZE_MAX / 4 - 1, F32, comm), "overflows");
+    ARGUMENT(roundel_all_reduce_preserving(data, SIZE_MAX / 2, F32, SUM, comm), "overflows");
+    ARGUMENT(roundel_all_reduce_preserving((char *)data + 1, 4, F32, SUM, comm), "not aligned");
     ARGUMENT(roundel_reduce_scatter_v(data, data, huge, F32, SUM, comm), "overflows");
     ARGUMENT(roundel_all_to_all_v(data, unlike, data + 32, alike, F32, comm), "sends itself 1 elements but expects 2");
     ARGUMENT(roundel_broadcast(data, data, 4, F32, 2, comm), "root 2 in a world of 2");
@@ -137,6 +155,24 @@ static void worlds_that_cannot_be(void) {
     ARGUMENT(roundel_unique_id_parse("hello", &id), "256 hexadecimal digits");
     ARGUMENT(roundel_unique_id_parse("\xff\xfe", &id), "not UTF-8");
     EXPECT(comm == NULL);
+
+    char invitation[ROUNDEL_INVITATION_TEXT_BYTES];
+    OK(roundel_invitation(ranks[1], invitation, sizeof invitation));
+    EXPECT(strlen(invitation) < sizeof invitation);
+    invitation[10] = invitation[10] == '0' ? '1' : '0';
+    ARGUMENT(roundel_enlist(&comm, invitation, NULL), "damaged on its way");
+    ARGUMENT(roundel_enlist(&comm, "", NULL), "not an invitation");
+    ARGUMENT(roundel_enlist(&comm, "come in", NULL), "hexadecimal digits");
+    ARGUMENT(roundel_enlist(&comm, "\xff\xfe", NULL), "not UTF-8");
+    EXPECT(comm == NULL);
+    /* A job of one has no door. */
+    OK(roundel_comm_init_threads(&comm, 1, NULL));
+    OK(roundel_all_reduce_preserving(data, 4, F32, SUM, comm));
+    REFUSED(roundel_invitation(comm, invitation, sizeof invitation), UNSUPPORTED, "a job that began with one rank");
+    many[0] = comm;
+    OK(roundel_grow(comm, &many[0]));
+    EXPECT(many[0] == NULL);
+    OK(roundel_comm_destroy(comm));
 }
 
 static void options_that_are_none(void) {
@@ -169,6 +205,8 @@ static void dead_handles(void) {
     HANDLE(roundel_comm_status(gone[1]), "destroyed before");
     HANDLE(roundel_barrier_async(gone[1], &work), "destroyed before");
     HANDLE(roundel_alloc(&memory, 100, gone[1]), "destroyed before");
+    HANDLE(roundel_shrink(gone[0], &gone[1]), "destroyed before");
+    HANDLE(roundel_agree(gone[0], true, (bool *)data), "destroyed before");
     /* Its place has a new owner, whom the old handle does not name. */
     roundel_comm_t again[2];
     OK(roundel_comm_init_threads(again, 2, NULL));
@@ -239,6 +277,16 @@ static void groups_that_go_wrong(void) {
     OK(roundel_group_start());
     EXPECT(roundel_comm_split(ranks[0], 0, 0, &part) == ROUNDEL_ERROR_INVALID_ARGUMENT);
     ARGUMENT(roundel_group_end(), "a split inside a group");
+
+    OK(roundel_group_start());
+    EXPECT(roundel_shrink(ranks[0], &part) == ROUNDEL_ERROR_INVALID_ARGUMENT);
+    ARGUMENT(roundel_group_end(), "a shrink inside a group");
+    OK(roundel_group_start());
+    EXPECT(roundel_grow(ranks[0], &part) == ROUNDEL_ERROR_INVALID_ARGUMENT);
+    ARGUMENT(roundel_group_end(), "a growth inside a group");
+    OK(roundel_group_start());
+    EXPECT(roundel_all_reduce_preserving(data, 1, F32, SUM, ranks[0]) == ROUNDEL_ERROR_INVALID_ARGUMENT);
+    ARGUMENT(roundel_group_end(), "a preserving call inside a group");
 
     OK(roundel_group_start());
     OK(roundel_group_start());

@@ -1,49 +1,99 @@
-/* What the living see of a rank that dies, is aborted, or makes another call. Ranks 0.. of a job of three processes.
-   failing death|idle RANK FILE: the last rank is to be killed when it has said "ready".
+/* What the living see of ranks that die, are aborted, or make another call.
+   failing death|idle|both RANK FILE VICTIMS: one of a job of four processes. The ranks named in VICTIMS, as in 30, are to be
+   killed, each when all that live have said "ready"; with "both" all at once.
    failing abort|background|quit|mismatch|late: all in one process. */
 #include "exercise.h"
 #include <pthread.h>
 
-enum { RANKS = 3, MANY = 1 << 20 };
+enum { RANKS = 4, MANY = 1 << 20 };
+enum { NCCL_SHRINK_DEFAULT = 0, NCCL_SHRINK_ABORT = 1 };
 
 static int is_loss(ncclResult_t result) { return result == ncclRemoteError || result == ncclSystemError; }
 
-static void death(int rank, const char *file, int idle) {
-    ncclComm_t comm, rest;
-    ncclUniqueId id;
-    float *data = calloc(MANY, sizeof *data);
-    share(&id, 1, rank, file);
-    OK(ncclCommInitRank(&comm, RANKS, id, rank));
-    OK(ncclAllReduce(data, data, MANY, ncclFloat32, ncclSum, comm, NULL));
-    printf("@@ready\n");
+static void say(const char *word) {
+    printf("@@%s\n", word);
     fflush(stdout);
-    if (rank == RANKS - 1) {
-        (void)getchar();
-        HOLDS(!"killed by now");
-    }
+}
+
+/* Calls, or only looks, until the communicator has failed: by the death of a rank with one of these names. */
+static void lose(ncclComm_t comm, float *data, int idle, const char *one, const char *other) {
+    ncclResult_t state;
     if (!idle) {
         ncclResult_t result = ncclAllReduce(data, data, MANY, ncclFloat32, ncclSum, comm, NULL);
-        if (!is_loss(result)) give_up(__FILE__, __LINE__, "ncclAllReduce without the last rank", result);
-        HOLDS(strstr(ncclGetLastError(NULL), "rank 2") && strstr(ncclGetLastError(comm), "rank 2"));
+        if (!is_loss(result)) give_up(__FILE__, __LINE__, "ncclAllReduce without a rank", result);
+        HOLDS(strstr(ncclGetLastError(NULL), one) || strstr(ncclGetLastError(NULL), other));
+        HOLDS(strstr(ncclGetLastError(comm), one) || strstr(ncclGetLastError(comm), other));
     }
-    ncclResult_t state;
     do {
         OK(ncclCommGetAsyncError(comm, &state));
         usleep(1000); /* as a watchdog polls; the test ends a rank that waits too long */
     } while (state == ncclSuccess);
     if (!is_loss(state)) give_up(__FILE__, __LINE__, "ncclCommGetAsyncError", state);
-    HOLDS(strstr(ncclGetLastError(NULL), "rank 2"));
-    printf("@@lost\n");
-    fflush(stdout);
+    HOLDS(strstr(ncclGetLastError(NULL), one) || strstr(ncclGetLastError(NULL), other));
+    say("lost");
+}
 
-    /* And goes on with the others. */
-    int dead = RANKS - 1;
-    OK(ncclCommShrink(comm, &dead, 1, &rest, NULL, 1));
+/* Until it is killed. */
+static void die(void) {
+    (void)getchar();
+    HOLDS(!"killed by now");
+}
+
+static ncclComm_t join(int rank, const char *file, float *data) {
+    ncclComm_t comm;
+    ncclUniqueId id;
+    share(&id, 1, rank, file);
+    OK(ncclCommInitRank(&comm, RANKS, id, rank));
+    OK(ncclAllReduce(data, data, MANY, ncclFloat32, ncclSum, comm, NULL));
+    return comm;
+}
+
+/* One after the other; each time the others shrink and go on, with either flag. */
+static void death(int me, const char *file, int idle, const char *victims) {
+    int alive[RANKS] = {0, 1, 2, 3}, ranks = RANKS;
+    float *data = calloc(MANY, sizeof *data);
+    ncclComm_t comm = join(me, file, data), rest;
+    for (int round = 0; victims[round]; round++) {
+        char name[16];
+        int dead = 0, rank = 0;
+        while (alive[dead] != victims[round] - '0') dead++;
+        snprintf(name, sizeof name, "rank %d ", dead);
+        say("ready");
+        if (alive[dead] == me) die();
+        lose(comm, data, idle, name, name);
+        OK(ncclCommShrink(comm, &dead, 1, &rest, NULL, round % 2 ? NCCL_SHRINK_DEFAULT : NCCL_SHRINK_ABORT));
+        OK(ncclCommAbort(comm));
+        comm = rest;
+        ranks--;
+        memmove(alive + dead, alive + dead + 1, (ranks - dead) * sizeof *alive);
+        while (alive[rank] != me) rank++;
+        exercise(&(struct job){.ranks = ranks, .local = 1, .comm = {comm}, .rank = {rank}});
+    }
+    OK(ncclCommDestroy(comm));
+    free(data);
+    say("right");
+}
+
+/* Two at once, of whom the program has heard of one: it is told of the other, and shrinks again. */
+static void both(int me, const char *file, const char *victims) {
+    int dead[2] = {victims[0] - '0', victims[1] - '0'}, rank = 0;
+    float *data = calloc(MANY, sizeof *data);
+    ncclComm_t comm = join(me, file, data), rest;
+    char names[2][16];
+    for (int i = 0; i < 2; i++) snprintf(names[i], sizeof names[i], "rank %d", dead[i]);
+    say("ready");
+    if (me == dead[0] || me == dead[1]) die();
+    lose(comm, data, 0, names[0], names[1]);
+    ncclResult_t result = ncclCommShrink(comm, dead, 1, &rest, NULL, NCCL_SHRINK_ABORT);
+    if (!is_loss(result) || rest || !strstr(ncclGetLastError(NULL), names[1]))
+        give_up(__FILE__, __LINE__, "ncclCommShrink that keeps a dead rank", result);
+    OK(ncclCommShrink(comm, dead, 2, &rest, NULL, NCCL_SHRINK_ABORT));
     OK(ncclCommAbort(comm));
-    exercise(&(struct job){.ranks = RANKS - 1, .local = 1, .comm = {rest}, .rank = {rank}});
+    for (int other = 0; other < me; other++) rank += other != dead[0] && other != dead[1];
+    exercise(&(struct job){.ranks = RANKS - 2, .local = 1, .comm = {rest}, .rank = {rank}});
     OK(ncclCommDestroy(rest));
     free(data);
-    printf("@@right\n");
+    say("right");
 }
 
 /* One of two ranks, in a call that the other does not make. */
@@ -159,10 +209,11 @@ static void late(void) {
 }
 
 int main(int argc, char **argv) {
-    HOLDS(argc == 2 || argc == 4);
+    HOLDS(argc == 2 || argc == 5);
     const char *what = argv[1];
-    if (argc == 4) {
-        death(atoi(argv[2]), argv[3], strcmp(what, "idle") == 0);
+    if (argc == 5) {
+        if (strcmp(what, "both") == 0) both(atoi(argv[2]), argv[3], argv[4]);
+        else death(atoi(argv[2]), argv[3], strcmp(what, "idle") == 0, argv[4]);
         return 0;
     }
     if (strcmp(what, "abort") == 0) aborted();

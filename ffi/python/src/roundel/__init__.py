@@ -14,6 +14,7 @@ Calls take anything that holds dense elements in memory of the host (NumPy array
 :mod:`roundel.memory`) and copy nothing. :mod:`roundel.torch` is a backend for ``torch.distributed``.
 """
 
+from . import elastic
 from .calls import Calls
 from .communicator import Communicator, Group, UniqueId
 from .dtypes import DType, PremulSum, ReduceOp, premul_sum
@@ -57,6 +58,7 @@ __all__ = [
     "UniqueId",
     "Unsupported",
     "Work",
+    "elastic",
     "library_version",
     "premul_sum",
 ]

@@ -9,7 +9,7 @@ import sys
 import threading
 import weakref
 from ctypes import c_int32, c_void_p
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple, Union, cast
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple, Union, cast
 
 from . import interrupt
 from .calls import Calls, Op, Request
@@ -19,14 +19,14 @@ from .explain import explanation
 from .library import CALLS, UNIQUE_ID_BYTES, UniqueIdStruct, check, integer, last_error, lib
 from .mapped import Mapped, shape_of
 from .premul import Made
+from .settings import Options, Setting
+from .survival import Survival
 from .work import Work, in_flight, started
 
 if TYPE_CHECKING:
     import numpy
 
 __all__ = ["Communicator", "Group", "UniqueId"]
-
-Setting = Union[str, int, bool]
 
 
 class UniqueId:
@@ -57,7 +57,7 @@ class UniqueId:
         return "<roundel.UniqueId>"
 
 
-class Communicator(Calls[None]):
+class Communicator(Calls[None], Survival):
     """One rank's handle on a group of ranks.
 
     Every rank makes the same calls in the same order; what it passes may differ, what the call is may not. Calls on the
@@ -83,7 +83,7 @@ class Communicator(Calls[None]):
         there. ``settings`` are those of the ``ROUNDEL_*`` variables, as in ``timeout_ms=5000`` or ``reproducible=True``.
         """
         handle = c_void_p()
-        with _options(settings) as options:
+        with Options(settings) as options:
             check(lib.roundel_init(handle, options))
         return cls(handle)
 
@@ -94,7 +94,7 @@ class Communicator(Calls[None]):
         if not isinstance(id, UniqueId):
             raise InvalidArgument(f"id is of type {type(id).__name__}; expected a roundel.UniqueId")
         handle = c_void_p()
-        with _options(settings) as options:
+        with Options(settings) as options:
             check(
                 lib.roundel_comm_init_rank(handle, integer("world", world), id._struct, integer("rank", rank), options)
             )
@@ -106,7 +106,7 @@ class Communicator(Calls[None]):
         if integer("world", world) < 1:
             raise InvalidArgument(f"a world of {world}; it has at least one rank")
         handles = (c_void_p * world)()
-        with _options(settings) as options:
+        with Options(settings) as options:
             check(lib.roundel_comm_init_threads(handles, world, options))
         return [cls(c_void_p(handle)) for handle in handles]
 
@@ -180,8 +180,9 @@ class Communicator(Calls[None]):
 
     def subset(self, ranks: Sequence[int]) -> Communicator:
         """The ranks ``ranks`` (their numbers here, in the new order) become a communicator of their own. Only they make this
-        call, all with the same list; so it also works when another rank is dead or this communicator has failed, as long as
-        the process of the job's root lives (where the unique id was made, else rank 0's). Blocks at most ``init_timeout_ms``."""
+        call, all with the same list; so it also works when other ranks are dead or this communicator has failed.
+        :class:`PeerLost` when a member is dead; where it is not known who lives, :meth:`shrink` finds out. Blocks at most
+        ``init_timeout_ms``."""
         members = [integer("a rank", rank) for rank in ranks]
         handle = c_void_p()
         mine = self._used()
@@ -361,31 +362,6 @@ def _number(ask: Any, handle: Any) -> int:
     answer = c_int32()
     check(ask(handle, answer))
     return answer.value
-
-
-class _options:
-    """Settings as the library's object, for as long as a communicator is being made."""
-
-    def __init__(self, settings: Dict[str, Setting]) -> None:
-        self._settings = settings
-
-    def __enter__(self) -> Any:
-        if not self._settings:
-            return None
-        self._handle = c_void_p()
-        check(lib.roundel_options_create(self._handle))
-        for name, value in self._settings.items():
-            text = str(int(value)) if isinstance(value, bool) else str(value)
-            try:
-                check(lib.roundel_options_set(self._handle, name.encode(), text.encode()))
-            except RoundelError:
-                self.__exit__()
-                raise
-        return self._handle
-
-    def __exit__(self, *_: object) -> None:
-        if self._settings:
-            lib.roundel_options_destroy(self._handle)
 
 
 #: Communicators that are not closed.

@@ -14,9 +14,11 @@ import os
 import signal
 import threading
 import time
-from typing import Any, Optional
+from typing import Any, Callable, List, Optional, Tuple, TypeVar, cast
 
 from .library import lib
+
+R = TypeVar("R")
 
 #: A call that is about to end by itself may.
 _GRACE_S = 0.2
@@ -44,6 +46,35 @@ class guard:
         global _inside
         if _inside is self._call:
             _inside = None
+
+
+def apart(call: Callable[[], R], handle: Any = None) -> R:
+    """Runs a blocking call that an abort would not end, because it waits for other ranks through the control plane: on a thread
+    of its own, from which the interpreter can be called away. The call then goes on until its deadline, for nobody, and the
+    communicator ``handle`` is aborted, so that other ranks do not wait for more."""
+    if threading.get_ident() != _main:
+        return call()
+    watch()
+    ended: List[Tuple[Optional[R], Optional[BaseException]]] = []
+
+    def run() -> None:
+        try:
+            ended.append((call(), None))
+        except BaseException as error:
+            ended.append((None, error))
+
+    thread = threading.Thread(target=run, name="roundel-call", daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:
+        if handle is not None:
+            lib.roundel_comm_abort(handle, b"interrupted by Ctrl-C")
+        raise
+    outcome, error = ended[0]
+    if error is not None:
+        raise error
+    return cast(R, outcome)
 
 
 def watch() -> None:

@@ -22,6 +22,8 @@ SUCCESS = 0
 IN_PROGRESS = 1
 
 UNIQUE_ID_BYTES = 128
+#: Enough for every invitation, the NUL at its end among them.
+INVITATION_TEXT_BYTES = 4096
 
 
 class UniqueIdStruct(ctypes.Structure):
@@ -81,9 +83,17 @@ FUNCTIONS: Dict[str, List[Any]] = {
     "roundel_comm_status": [_comm],
     "roundel_comm_rank": [_comm, POINTER(c_int32)],
     "roundel_comm_world": [_comm, POINTER(c_int32)],
+    "roundel_comm_epoch": [_comm, POINTER(c_int32)],
+    "roundel_comm_members": [_comm, POINTER(c_int32), c_size_t],
     "roundel_comm_host_count": [_comm, POINTER(c_int32)],
     "roundel_comm_host_of": [_comm, c_int32, POINTER(c_int32)],
     "roundel_comm_transport": [_comm, POINTER(c_char_p)],
+    "roundel_shrink": [_comm, POINTER(_comm)],
+    "roundel_agree": [_comm, c_bool, POINTER(c_bool)],
+    "roundel_all_reduce_preserving": [c_void_p, c_size_t, c_int32, c_int32, _comm],
+    "roundel_invitation": [_comm, c_char_p, c_size_t],
+    "roundel_enlist": [POINTER(_comm), c_char_p, _options],
+    "roundel_grow": [_comm, POINTER(_comm)],
     "roundel_explain": [
         c_int32,
         c_size_t,
