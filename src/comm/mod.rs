@@ -34,7 +34,8 @@ mod tuning_tests;
 pub use buffer::{Buffer, Owned};
 pub use explain::Explanation;
 pub use group::Group;
-pub use options::{Options, Tune};
+pub use options::Options;
+pub use tuning::Tune;
 pub use work::{Failed, Work};
 
 use crate::bootstrap::{Config, Registration, Root, RootAddr, UniqueId, launcher};

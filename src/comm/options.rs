@@ -1,6 +1,7 @@
 //! What a user may set, in code or through `ROUNDEL_*`.
 #![forbid(unsafe_code)]
 
+use super::tuning::Tune;
 use crate::bootstrap::Rhythm;
 use crate::error::{Error, Result};
 use crate::schedule::catalogue::Algorithm;
@@ -15,39 +16,6 @@ use std::time::Duration;
 
 /// Deadlines are sums of a clock and a timeout, and must not overflow.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
-
-/// Whether the choice of algorithm follows measurements.
-///
-/// Rank 0 decides for all: it reads what was kept, starts a measurement, and sends its table to everybody, so that all choose
-/// alike. What was kept is looked at sceptically: a few quick measurements (some 10 ms) must not contradict it. A measurement
-/// takes at most 300 ms; its outcome is kept for the next job. Both happen once, when the job begins; communicators made from
-/// that one by `split`, `shrink` or `grow` use what is kept and measure nothing. A world of one never does either.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Tune {
-    /// `auto`: use what was kept for this topology. Nothing is measured: a job does not begin later because of it.
-    #[default]
-    Auto,
-    /// `0`: choose by fixed sizes.
-    Off,
-    /// `1`: use what was kept, and measure where nothing was.
-    On,
-    /// `force`: measure; what was kept is neither used nor replaced.
-    Force,
-}
-
-impl FromStr for Tune {
-    type Err = ();
-
-    fn from_str(text: &str) -> std::result::Result<Tune, ()> {
-        match text.trim() {
-            "auto" => Ok(Tune::Auto),
-            "0" => Ok(Tune::Off),
-            "1" => Ok(Tune::On),
-            "force" => Ok(Tune::Force),
-            _ => Err(()),
-        }
-    }
-}
 
 /// Settings of a communicator. All ranks must use the same, except `interface` and `port_range`; of `tune` and `tune_file`
 /// only rank 0's count.

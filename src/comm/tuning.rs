@@ -14,7 +14,7 @@
 //! first call: its digest is part of every call's signature.
 #![forbid(unsafe_code)]
 
-use super::options::{Options, Tune};
+use super::options::Options;
 use super::probe::{self, Thoroughness};
 use super::world::World;
 use super::{Communicator, Identity, WORLD_COMM};
@@ -34,8 +34,42 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Whether the choice of algorithm follows measurements.
+///
+/// Rank 0 decides for all: it reads what was kept, starts a measurement, and sends its table to everybody, so that all choose
+/// alike. What was kept is looked at sceptically: a few quick measurements (some 10 ms) must not contradict it. A measurement
+/// takes at most 300 ms; its outcome is kept for the next job. Both happen once, when the job begins; communicators made from
+/// that one by `split`, `shrink` or `grow` use what is kept and measure nothing. A world of one never does either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tune {
+    /// `auto`: use what was kept for this topology. Nothing is measured: a job does not begin later because of it.
+    #[default]
+    Auto,
+    /// `0`: choose by fixed sizes.
+    Off,
+    /// `1`: use what was kept, and measure where nothing was.
+    On,
+    /// `force`: measure; what was kept is neither used nor replaced.
+    Force,
+}
+
+impl FromStr for Tune {
+    type Err = ();
+
+    fn from_str(text: &str) -> std::result::Result<Tune, ()> {
+        match text.trim() {
+            "auto" => Ok(Tune::Auto),
+            "0" => Ok(Tune::Off),
+            "1" => Ok(Tune::On),
+            "force" => Ok(Tune::Force),
+            _ => Err(()),
+        }
+    }
+}
 
 const TUNING: u64 = u64::from_le_bytes(*b"tuning  ");
 

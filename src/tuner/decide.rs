@@ -267,10 +267,17 @@ mod tests {
         }
         let table = decide(&setting, &costs, &samples);
         assert_eq!(table.check(&setting.hosts), Ok(()));
-        assert_eq!(
-            [8 << 10, 32 << 10, 128 << 10, 1 << 30].map(|bytes| picked(&table, bytes)),
-            [None, Some(Algorithm::Ring), Some(Algorithm::Ring), Some(Algorithm::Ring)]
-        );
+        let [ring, none] = [Some(Algorithm::Ring), None];
+        // Nothing was measured below 8 KiB and above 128 KiB.
+        let sizes = [8, 8 << 10, 32 << 10, 128 << 10, 256 << 10];
+        assert_eq!(sizes.map(|bytes| picked(&table, bytes)), [none, none, ring, ring, none]);
+        // The largest size of all stands for what is larger.
+        let end = SIZES[SIZES.len() - 1];
+        let here = built_in(&setting, ALL_REDUCE, end).unwrap();
+        let samples = [sample(here, end, 100e3, 100e3), sample(Way::plain(Algorithm::Pat), end, 50e3, 50e3)];
+        let table = decide(&setting, &costs, &samples);
+        let pat = Some(Algorithm::Pat);
+        assert_eq!([end / 4, end, 1 << 30].map(|bytes| picked(&table, bytes)), [none, pat, pat]);
     }
 
     #[test]

@@ -24,10 +24,19 @@ const MOST_CALLS: f64 = 2000.0;
 pub struct Outcome {
     /// The ways that came to the end, and those that were given up; the first one is always among them.
     pub samples: Vec<Sample>,
-    /// How much longer the first way's turns took than the second one's, turn by turn: the median of the quotients.
-    pub first_by_second: Option<f64>,
+    /// How much longer the first way's turns took than the second one's, turn by turn.
+    pub first_by_second: Option<Quotients>,
     /// No result was wrong.
     pub right: bool,
+}
+
+/// Quotients of times, turn by turn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quotients {
+    /// Three quarters are above.
+    pub low: f64,
+    /// The one in the middle.
+    pub median: f64,
 }
 
 /// The call that is measured for a kind: f32 sums, in place where training calls it so.
@@ -104,7 +113,7 @@ pub fn race(
     };
     let first_by_second = times.get(1).map(|second| {
         let quotients: Vec<f64> = times[0].iter().zip(second).map(|(first, second)| first / second).collect();
-        quantile(&quotients, 0.5)
+        Quotients { low: quantile(&quotients, 0.25), median: quantile(&quotients, 0.5) }
     });
     Ok(Outcome { samples: ways.iter().zip(&times).map(sample).collect(), first_by_second, right })
 }
