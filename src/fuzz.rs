@@ -14,9 +14,10 @@
 //! | `launchers` | the environment | launchers |
 //! | `registers` | what a job keeps in an etcd | the etcd |
 //! | `settings` | option values, host lists, port ranges | users, launchers |
+//! | `tuning_files` | kept measurements, tables | whoever can write the file; rank 0 |
 #![forbid(unsafe_code)]
 
-use crate::{bootstrap, comm, engine, transport};
+use crate::{bootstrap, comm, engine, transport, tuner};
 
 /// One decoder, or a few that belong together.
 pub struct Target {
@@ -29,7 +30,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "handshake_frames", run: transport::tcp::fuzz::frames, seeds: transport::tcp::fuzz::some_frames },
     Target { name: "records", run: transport::tcp::fuzz::records, seeds: transport::tcp::fuzz::some_records },
     Target {
@@ -43,6 +44,7 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "launchers", run: bootstrap::fuzz::launchers, seeds: bootstrap::fuzz::some_launchers },
     Target { name: "registers", run: bootstrap::fuzz::registers, seeds: bootstrap::fuzz::some_registers },
     Target { name: "settings", run: comm::fuzz::settings, seeds: comm::fuzz::some_settings },
+    Target { name: "tuning_files", run: tuner::fuzz::tuning_files, seeds: tuner::fuzz::some_tuning_files },
 ];
 
 #[cfg(test)]

@@ -100,7 +100,7 @@ pub mod tuner;
 pub mod types;
 
 pub use bootstrap::UniqueId;
-pub use comm::{Buffer, Communicator, Explanation, Failed, Group, Options, Owned, Work};
+pub use comm::{Buffer, Communicator, Explanation, Failed, Group, Options, Owned, Tune, Work};
 pub use element::{Element, F8E4M3, F8E5M2};
 pub use engine::{Call, Counts};
 pub use error::{Error, OpId, Result, Signature};

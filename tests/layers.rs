@@ -33,7 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "engine",
         ],
     ),
-    ("fuzz", &["transport", "bootstrap", "engine", "comm"]),
+    ("fuzz", &["transport", "bootstrap", "engine", "comm", "tuner"]),
     ("elastic", &["types", "error", "engine", "comm"]),
     ("launch", &["types", "error", "bootstrap", "comm"]),
     ("log", &[]),

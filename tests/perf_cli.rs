@@ -34,6 +34,8 @@ fn program(path: &str, line: &str) -> Command {
             command.env_remove(name);
         }
     }
+    // What the user of the tests has measured is not to decide what they see.
+    command.env("ROUNDEL_TUNE", "0");
     command
 }
 
@@ -234,6 +236,68 @@ fn explanations() {
     for rank in 0..3 {
         assert!(text.contains(&format!("rank {rank}")), "{text}");
     }
+}
+
+#[test]
+fn explanations_say_where_the_choice_came_from() {
+    let text = printed(program(ALL_REDUCE, "--procs 2 -b 8 -e 8 --explain"));
+    assert!(text.contains("built in"), "{text}");
+    let mut set = program(ALL_REDUCE, "--procs 2 -b 1M -e 1M --explain");
+    set.env("ROUNDEL_ALGO", "ring");
+    assert!(printed(set).contains("override"));
+}
+
+const TUNE: &str = env!("CARGO_BIN_EXE_roundel-tune");
+
+#[test]
+fn tuning_prints_rows_and_keeps_what_jobs_then_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kept");
+    let line =
+        format!("--procs 2 -b 128 -e 8K --collectives all_reduce,all_gather --seconds 1 --write={}", file.display());
+    let table = printed(program(TUNE, &line));
+    assert!(table.contains("mean absolute error"), "{table}");
+    assert!(table.contains(&format!("written to {}", file.display())), "{table}");
+    // Four sizes of two collectives, with private and with mapped buffers.
+    let rows = table.lines().filter(|line| !line.starts_with('#'));
+    assert_eq!(rows.count(), 4 * 2 * 2, "{table}");
+    assert!(std::fs::metadata(&file).unwrap().len() > 50);
+
+    let mut job = program(ALL_REDUCE, "--procs 2 -b 8 -e 8K -f 32 -n 2");
+    job.env("ROUNDEL_TUNE", "1").env("ROUNDEL_TUNE_FILE", &file);
+    assert!(printed(job).contains("# Out of bounds values : 0 OK"));
+
+    // Another number of ranks is another topology: said once, and no reason to fail.
+    let mut other = program(ALL_REDUCE, "--procs 3 -b 8 -e 8 -n 2");
+    other.env("ROUNDEL_TUNE", "auto").env("ROUNDEL_TUNE_FILE", &file);
+    let output = output(other);
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches("are not used").count(), 1, "{said}");
+    assert!(said.contains("[[0, 1]]") && said.contains("[[0, 1, 2]]"), "{said}");
+}
+
+#[test]
+fn tuning_as_json() {
+    let rows = printed(program(TUNE, "--procs 2 -b 512 -e 2K --collectives broadcast --seconds 1 --json"));
+    let rows: Vec<Value> = rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let (sums, rows): (Vec<Value>, Vec<Value>) = rows.into_iter().partition(|row| row["op"].is_null());
+    assert_eq!((sums.len(), rows.len()), (2, 2 * 2));
+    for row in rows {
+        assert_eq!((row["op"].as_str(), row["ranks"].as_u64()), (Some("broadcast"), Some(2)));
+        assert!(row["time_us_median"].as_f64().unwrap() > 0.0 && row["built_in"]["way"].is_string());
+    }
+    assert!(sums[0]["mean_absolute_error"].as_f64().unwrap() >= 0.0);
+}
+
+#[test]
+fn tuning_refuses_what_leaves_nothing_to_measure() {
+    let mut set = program(TUNE, "--procs 2");
+    set.env("ROUNDEL_ALGO", "ring");
+    let (code, message) = failure(set);
+    assert!(code == Some(2) && message.contains("ROUNDEL_ALGO"), "{message}");
+    let (code, message) = failure(program(TUNE, "--procs 2 --compare -e 8 --seconds 1"));
+    assert!(code == Some(2) && message.contains("no table is in force"), "{message}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::engine::{Call, Counts};
 use crate::error::{Error, Result};
 use crate::memory::Span;
 use crate::schedule::Program;
+use crate::tuner::Origin;
 use crate::types::{Collective, DType, Rank, ReduceOp};
 use std::fmt;
 
@@ -14,6 +15,8 @@ use std::fmt;
 pub struct Explanation {
     /// The algorithm's name.
     pub algorithm: &'static str,
+    /// Why this one: by fixed sizes, by a table that was kept or measured, or because it was set.
+    pub origin: Origin,
     /// "memory" (threads of one process), "shm", "tcp", "fabric", "shm+tcp" or "shm+fabric".
     pub transport: &'static str,
     /// Parallel links.
@@ -32,11 +35,12 @@ pub struct Explanation {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Explanation { algorithm, transport, channels, chunks, chunk_bytes, slot_bytes, rounds, program } = self;
+        let Explanation { algorithm, origin, transport, channels, chunks, chunk_bytes, slot_bytes, rounds, program } =
+            self;
         writeln!(
             f,
             "{algorithm} over {transport}, {channels} channels, {chunks} chunks of at most {chunk_bytes} bytes, slots of \
-             {slot_bytes} bytes, {rounds} rounds:"
+             {slot_bytes} bytes, {rounds} rounds ({origin}):"
         )?;
         program.fmt(f)
     }
@@ -75,8 +79,9 @@ impl Communicator {
             let outline = lane.outline(&call, in_place, mapped)?;
             Ok(Explanation {
                 algorithm: outline.algorithm.name(),
+                origin: outline.origin,
                 transport: self.transport(),
-                channels: self.options().channels,
+                channels: outline.channels,
                 chunks: outline.program.chunks,
                 chunk_bytes: outline.chunk_bytes,
                 slot_bytes: outline.slot_bytes,

@@ -1,7 +1,9 @@
 //! What ranks tell each other at the start, and what users set, for [`crate::fuzz`].
 #![forbid(unsafe_code)]
 
+use super::Introduction;
 use super::options::Options;
+use super::tuning::some_intention;
 use super::world::{Card, some_card};
 use crate::bootstrap;
 use crate::topology::{HostId, Place, detect};
@@ -10,15 +12,21 @@ use crate::transport::shm::AreaCard;
 /// Everything that is exchanged as a card.
 pub(crate) fn cards(bytes: &[u8]) {
     let _ = postcard::from_bytes::<Card>(bytes);
-    let _ = postcard::from_bytes::<AreaCard>(bytes);
+    let introduction = postcard::from_bytes::<Introduction>(bytes);
+    let _ = introduction.map(|introduction| introduction.intention.table(&[vec![0, 1], vec![2]]));
     let _ = postcard::from_bytes::<Place>(bytes);
     let _ = postcard::from_bytes::<(Option<u32>, i64)>(bytes);
 }
 
 pub(crate) fn some_cards() -> Vec<Vec<u8>> {
     let place = Place { host: HostId("a host".into()), pid: 7, process: u64::MAX, cpu_count: 16 };
-    let encoded =
-        [postcard::to_stdvec(&some_card()), postcard::to_stdvec(&place), postcard::to_stdvec(&(Some(3u32), -5i64))];
+    let area = Ok(AreaCard { offset: 4096, doorbell: [3; 16] });
+    let encoded = [
+        postcard::to_stdvec(&some_card()),
+        postcard::to_stdvec(&place),
+        postcard::to_stdvec(&Introduction { area, intention: some_intention() }),
+        postcard::to_stdvec(&(Some(3u32), -5i64)),
+    ];
     encoded.map(|bytes| bytes.expect("plain data")).into()
 }
 

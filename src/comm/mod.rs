@@ -17,20 +17,25 @@ mod grow;
 mod links;
 mod options;
 mod preserve;
+mod probe;
 mod shrink;
 mod split;
 mod start;
+mod tuning;
 mod watch;
 mod work;
 mod world;
 
 #[cfg(test)]
 mod audit_tests;
+#[cfg(test)]
+mod tuning_tests;
 
 pub use buffer::{Buffer, Owned};
 pub use explain::Explanation;
 pub use group::Group;
 pub use options::Options;
+pub use tuning::Tune;
 pub use work::{Failed, Work};
 
 use crate::bootstrap::{Config, Registration, Root, RootAddr, UniqueId, launcher};
@@ -44,6 +49,7 @@ use crate::transport::tcp::Secret;
 use crate::types::Rank;
 use dialler::Dialler;
 use links::Links;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -59,6 +65,15 @@ const WORLD_COMM: u64 = 0x526f_756e_6465_6c31;
 struct Identity {
     comm: u64,
     epoch: u32,
+}
+
+/// What each rank tells the others when it becomes a member.
+#[derive(Serialize, Deserialize)]
+struct Introduction {
+    /// Where its part of the shared memory is, or why it cannot take part.
+    area: Result<AreaCard>,
+    /// How algorithms are to be chosen; the first member's counts.
+    intention: tuning::Intention,
 }
 
 /// One rank's handle on a group of ranks.
@@ -199,7 +214,7 @@ impl Communicator {
         let options = world.options.clone();
         let shape = AreaShape {
             ranks: here.len(),
-            channels: usize::from(options.channels) + 1,
+            channels: usize::from(options.channels.unwrap_or(1)) + 1,
             ring_bytes: options.ring_bytes,
             stage_bytes: options.stage_bytes,
         };
@@ -209,8 +224,16 @@ impl Communicator {
             Ok((area, bell, card)) => (Some((area, bell)), Ok(card)),
             Err(error) => (None, Err(error)),
         };
-        let cards: Vec<Result<AreaCard>> = world.exchange(comm, &members, &card, deadline)?;
-        let cards = cards.into_iter().collect::<Result<Vec<AreaCard>>>()?;
+        let (begins, setting) = (comm == WORLD_COMM, tuning::setting(&options, &hosts));
+        let intention = match me {
+            0 => tuning::intention(&world, &members, &setting, begins),
+            _ => tuning::Intention::Fixed,
+        };
+        let introductions: Vec<Introduction> =
+            world.exchange(comm, &members, &Introduction { area: card, intention }, deadline)?;
+        let intention = introductions[0].intention.clone();
+        let cards =
+            introductions.into_iter().map(|introduction| introduction.area).collect::<Result<Vec<AreaCard>>>()?;
         // All have taken part in the exchange, so all have attached.
         drop(acquaintance.door);
         let (area, bell) = made.expect("without an error of its own it made them");
@@ -225,6 +248,8 @@ impl Communicator {
             epoch,
             channels: options.channels,
             wish: options.algorithm,
+            slice_bytes: options.slice_bytes,
+            table: intention.table(&hosts)?.map(Arc::new),
             reproducible: options.reproducible,
             verifies: options.verify_results,
             timeout: options.timeout,
@@ -272,7 +297,7 @@ impl Communicator {
         let engine = Engine::new(lane, Box::new(bell), patience, Arc::new(herald), wake);
         let watch = Watch { fate: fate.clone(), pace, members: members.clone(), wake: Box::new(move || waker.wake()) };
         let registration = world.control.register(comm, Arc::new(watch));
-        Ok(Communicator {
+        let assembled = Communicator {
             engine,
             world,
             comm,
@@ -286,7 +311,11 @@ impl Communicator {
             subsets: Mutex::default(),
             growths: AtomicU64::new(0),
             registration: Some(registration),
-        })
+        };
+        if begins {
+            tuning::settle(&assembled, &setting, intention, deadline)?;
+        }
+        Ok(assembled)
     }
 
     /// This rank's number in the communicator.
@@ -403,6 +432,9 @@ fn digest(options: &Options) -> u64 {
     let algorithm = options.algorithm.map_or(0, |algorithm| algorithm as u64 + 1);
     let switches = [options.reproducible, options.encrypt, options.checksum, options.verify_results];
     let switches = switches.into_iter().fold(0, |bits, switch| bits << 1 | u64::from(switch));
-    let words = [algorithm, options.channels.into(), switches, options.stage_bytes as u64];
+    // 0 where it was left open.
+    let channels = options.channels.map_or(0, u64::from);
+    let slice_bytes = options.slice_bytes.map_or(0, |bytes| bytes as u64);
+    let words = [algorithm, channels, switches, options.stage_bytes as u64, slice_bytes];
     words.into_iter().fold(0, crate::engine::mix)
 }

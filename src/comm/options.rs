@@ -1,6 +1,7 @@
 //! What a user may set, in code or through `ROUNDEL_*`.
 #![forbid(unsafe_code)]
 
+use super::tuning::Tune;
 use crate::bootstrap::{Rhythm, StoreChoice};
 use crate::error::{Error, Result};
 use crate::schedule::catalogue::Algorithm;
@@ -9,13 +10,15 @@ use crate::transport::fabric::provider;
 use crate::transport::shm::Arena;
 use crate::transport::tcp::Guard;
 use crate::transport::tcp::interface::PortRange;
+use crate::tuner::table::{CHANNELS, SLICE_BYTES};
 use std::str::FromStr;
 use std::time::Duration;
 
 /// Deadlines are sums of a clock and a timeout, and must not overflow.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
-/// Settings of a communicator. All ranks must use the same, except `interface` and `port_range`.
+/// Settings of a communicator. All ranks must use the same, except `interface` and `port_range`; of `tune` and `tune_file`
+/// only rank 0's count.
 ///
 /// | field | variable | default |
 /// |---|---|---|
@@ -26,8 +29,11 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// | `store` | `ROUNDEL_STORE` = `embedded`, `etcd://host:port,host:port` | `embedded` |
 /// | `transport` | `ROUNDEL_TRANSPORT` = `auto`, `memory`, `shm`, `tcp`, `fabric` | `auto` |
 /// | `fabric_provider` | `ROUNDEL_FABRIC_PROVIDER` = `efa`, `verbs;ofi_rxm`, `tcp;ofi_rxm`, `net`, `shm`, ... | the first of these that is here, but `shm` |
-/// | `algorithm` | `ROUNDEL_ALGO` = `ring`, `tree`, ... | by size and topology |
-/// | `channels` | `ROUNDEL_CHANNELS` | 1 |
+/// | `algorithm` | `ROUNDEL_ALGO` = `ring`, `tree`, ... | by size and topology, or what `tune` found |
+/// | `channels` | `ROUNDEL_CHANNELS` | 1, or what `tune` found |
+/// | `slice_bytes` | `ROUNDEL_SLICE_BYTES` | what a slot holds, or what `tune` found |
+/// | `tune` | `ROUNDEL_TUNE` = `auto`, `0`, `1`, `force` | `auto` |
+/// | `tune_file` | `ROUNDEL_TUNE_FILE` | `$XDG_CACHE_HOME/roundel/tuning-...` |
 /// | `sockets` | `ROUNDEL_SOCKETS` | 1 |
 /// | `reproducible` | `ROUNDEL_REPRODUCIBLE` = `0`, `1` | 0 |
 /// | `interface` | `ROUNDEL_IFACE` = name, address or subnet | the one that reaches rank 0 |
@@ -67,7 +73,15 @@ pub struct Options {
     /// The algorithm for every collective that it can do.
     pub algorithm: Option<Algorithm>,
     /// Parallel rings, trees and links.
-    pub channels: u8,
+    pub channels: Option<u8>,
+    /// How much of a chunk goes through a slot of staging or private memory at once, at most. `None`: as much as fits, or what
+    /// was measured to be better.
+    pub slice_bytes: Option<usize>,
+    /// Whether the choice of algorithm follows measurements; see [`Tune`].
+    pub tune: Tune,
+    /// Where measurements are kept: this file, which is used where it is about this topology. `None`: a file for each topology
+    /// in `$XDG_CACHE_HOME/roundel` or `$HOME/.cache/roundel`.
+    pub tune_file: Option<String>,
     /// TCP connections per link.
     pub sockets: u8,
     /// Reduce in rank order, whatever the algorithm, size or transport: the same bits for the same number of ranks.
@@ -105,7 +119,10 @@ impl Default for Options {
             transport: TransportChoice::Auto,
             fabric_provider: None,
             algorithm: None,
-            channels: 1,
+            channels: None,
+            slice_bytes: None,
+            tune: Tune::Auto,
+            tune_file: None,
             sockets: 1,
             reproducible: false,
             interface: None,
@@ -122,7 +139,7 @@ impl Default for Options {
 
 impl Options {
     /// The names that [`Options::set`] knows. `ROUNDEL_` and the name in capitals is the variable.
-    pub const NAMES: [&str; 19] = [
+    pub const NAMES: [&str; 22] = [
         "timeout_ms",
         "init_timeout_ms",
         "heartbeat_ms",
@@ -132,6 +149,9 @@ impl Options {
         "fabric_provider",
         "algo",
         "channels",
+        "slice_bytes",
+        "tune",
+        "tune_file",
         "sockets",
         "reproducible",
         "iface",
@@ -182,7 +202,10 @@ impl Options {
             "transport" => self.transport = parse(name, value, "auto, memory, shm, tcp or fabric")?,
             "fabric_provider" => self.fabric_provider = Some(value.to_string()),
             "algo" => self.algorithm = Some(parse(name, value, &Algorithm::ALL.map(Algorithm::name).join(", "))?),
-            "channels" => self.channels = parse(name, value, "a number from 1 to 16")?,
+            "channels" => self.channels = Some(parse(name, value, "a number from 1 to 16")?),
+            "slice_bytes" => self.slice_bytes = Some(parse(name, value, "a number of bytes")?),
+            "tune" => self.tune = parse(name, value, "auto, 0, 1 or force")?,
+            "tune_file" => self.tune_file = Some(value.to_string()),
             "sockets" => self.sockets = parse(name, value, "a number from 1 to 16")?,
             "reproducible" => self.reproducible = switch(name, value)?,
             "iface" => self.interface = Some(value.to_string()),
@@ -213,7 +236,10 @@ impl Options {
     /// Whether the values make sense together.
     pub fn check(&self) -> Result<()> {
         let rule = |good: bool, what: &str| if good { Ok(()) } else { Err(Error::invalid(what)) };
-        rule((1..=16).contains(&self.channels), "channels must be 1 to 16 (ROUNDEL_CHANNELS)")?;
+        let channels = self.channels.is_none_or(|channels| CHANNELS.contains(&channels));
+        rule(channels, "channels must be 1 to 16 (ROUNDEL_CHANNELS)")?;
+        let slices = self.slice_bytes.is_none_or(|bytes| SLICE_BYTES.contains(&bytes));
+        rule(slices, "slices must be 4 KiB to 16 MiB (ROUNDEL_SLICE_BYTES)")?;
         rule((1..=16).contains(&self.sockets), "sockets per link must be 1 to 16 (ROUNDEL_SOCKETS)")?;
         provider::preference(self.fabric_provider.as_deref())?;
         rule(
@@ -282,7 +308,9 @@ mod tests {
         assert_eq!(with("ROUNDEL_TIMEOUT_MS", "1500").unwrap().timeout, Duration::from_millis(1500));
         assert_eq!(with("ROUNDEL_ALGO", "ring").unwrap().algorithm, Some(Algorithm::Ring));
         assert!(with("ROUNDEL_REPRODUCIBLE", "1").unwrap().reproducible);
-        assert_eq!(with("ROUNDEL_CHANNELS", "").unwrap().channels, 1);
+        assert_eq!(with("ROUNDEL_CHANNELS", "").unwrap().channels, None);
+        assert_eq!(with("ROUNDEL_SLICE_BYTES", "65536").unwrap().slice_bytes, Some(65536));
+        assert_eq!(with("ROUNDEL_TUNE", "force").unwrap().tune, Tune::Force);
     }
 
     #[test]
@@ -319,6 +347,8 @@ mod tests {
             ("ROUNDEL_CHECKSUM", "2"),
             ("ROUNDEL_VERIFY_RESULTS", "on"),
             ("ROUNDEL_CHANNELS", "0"),
+            ("ROUNDEL_SLICE_BYTES", "100"),
+            ("ROUNDEL_TUNE", "yes"),
             ("ROUNDEL_RING_BYTES", "5000"),
             ("ROUNDEL_STAGE_BYTES", "1"),
         ] {

@@ -16,13 +16,14 @@ use super::plan::{CallKey, Plans, Prepared, Way};
 use super::port::{Connector, Link};
 use super::scaling::Scaling;
 use super::settings::Settings;
-use super::task::{Parts, Slots, Task, signature};
+use super::task::{Parts, Room, Slots, Task, signature};
 use crate::engine::layout::Layout;
 use crate::error::{Error, OpId, Result, Signature};
 use crate::memory::Span;
-use crate::schedule::catalogue::Algorithm;
+use crate::schedule::catalogue::{Algorithm, Shape};
 use crate::schedule::{Op, Port, Program};
 use crate::transport::{Interest, Shared};
+use crate::tuner::{Choice, Origin, Table};
 use crate::types::{Collective, Rank};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -38,6 +39,8 @@ const SPARES: usize = 16;
 /// All calls in flight of one rank on one communicator.
 pub(crate) struct Lane {
     pub(crate) settings: Settings,
+    /// Digest of all that was set or measured and must agree between ranks.
+    agreed: u64,
     pub(crate) fate: Arc<Fate>,
     pub(crate) pace: Arc<Pace>,
     pub(crate) plans: Plans,
@@ -75,6 +78,8 @@ pub(crate) enum Effort {
 /// What [`Lane::outline`] tells.
 pub(crate) struct Outline {
     pub(crate) algorithm: Algorithm,
+    pub(crate) channels: u8,
+    pub(crate) origin: Origin,
     pub(crate) chunk_bytes: usize,
     pub(crate) slot_bytes: usize,
     pub(crate) rounds: u32,
@@ -104,6 +109,7 @@ impl Lane {
     ) -> Lane {
         Lane {
             plans: Plans::new(settings.me),
+            agreed: settings.agreed(),
             settings,
             fate,
             pace: Arc::default(),
@@ -121,6 +127,15 @@ impl Lane {
             operands: (Vec::new(), Vec::new()),
             effort: Effort::Thorough,
         }
+    }
+
+    /// From now on calls go the ways of this table. Every rank does this between the same two calls, with an equal one.
+    pub(crate) fn follow(&mut self, table: Option<Arc<Table>>) {
+        debug_assert!(self.tasks.is_empty() && self.express.is_none(), "calls in flight go another way");
+        self.settings.table = table;
+        self.agreed = self.settings.agreed();
+        self.plans.forget_calls();
+        self.spares.clear();
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -171,7 +186,7 @@ impl Lane {
     /// Counts a call.
     pub(super) fn sign(&mut self, call: &Call) -> Signature {
         let sequence = self.next_sequence(call);
-        signature(call, sequence, self.settings.epoch, self.settings.digest)
+        signature(call, sequence, self.settings.epoch, self.agreed)
     }
 
     pub(super) fn task(
@@ -182,7 +197,7 @@ impl Lane {
         mapped: bool,
         signature: Signature,
     ) -> Box<Task> {
-        let Prepared { plan, layout, depends_on_mapping } = prepared;
+        let Prepared { plan, layout, slice_bytes, depends_on_mapping, .. } = prepared;
         let message = call.collective == Collective::SendRecv;
         let links: Vec<usize> = plan.runs.iter().map(|run| self.link(run.port, message)).collect();
         Box::new(Task::new(Parts {
@@ -192,6 +207,7 @@ impl Lane {
             me: self.settings.me,
             world: self.settings.world(),
             stage_bytes: self.settings.stage_bytes,
+            slice_bytes,
             timeout: if call.is_meeting() { self.settings.meeting_timeout } else { self.settings.timeout },
             in_place,
             links,
@@ -209,11 +225,13 @@ impl Lane {
             return Ok(prepared);
         }
         let shape = self.settings.shape(call, in_place);
-        let algorithm = self.settings.choose(&shape, call, mapped)?;
-        let plan = self.plans.get(algorithm, &shape)?;
+        let Choice { way, origin } = self.settings.choose(&shape, call, mapped)?;
+        let shape = Shape { channels: way.channels, ..shape };
+        let plan = self.plans.get(way.algorithm, &shape)?;
         let layout = Arc::new(Layout::new(call, self.settings.world(), plan.program.chunks));
-        let depends_on_mapping = self.settings.choose(&shape, call, !mapped).ok() != Some(algorithm);
-        let prepared = Prepared { plan, layout, depends_on_mapping };
+        let otherwise = self.settings.choose(&shape, call, !mapped).ok();
+        let depends_on_mapping = otherwise.is_none_or(|otherwise| otherwise.way != way);
+        let prepared = Prepared { plan, layout, slice_bytes: way.slice_bytes, origin, depends_on_mapping };
         if let Some(key) = key {
             self.plans.remember(key, prepared.clone());
         }
@@ -442,11 +460,14 @@ impl Lane {
 
     /// What this rank would run for a call, for people.
     pub(crate) fn outline(&mut self, call: &Call, in_place: bool, mapped: bool) -> Result<Outline> {
-        let Prepared { plan, layout, depends_on_mapping } = self.prepare(call, in_place, mapped)?;
-        let Slots { slot_bytes, round, .. } =
-            super::task::slots(&plan, &layout, self.settings.stage_bytes, depends_on_mapping);
+        let prepared = self.prepare(call, in_place, mapped)?;
+        let Prepared { plan, layout, slice_bytes, origin, depends_on_mapping } = prepared;
+        let room = Room { stage_bytes: self.settings.stage_bytes, slice_bytes };
+        let Slots { slot_bytes, round, .. } = super::task::slots(&plan, &layout, room, depends_on_mapping);
         Ok(Outline {
             algorithm: plan.algorithm,
+            channels: plan.channels,
+            origin,
             chunk_bytes: layout.max_chunk_bytes(),
             slot_bytes,
             rounds: round.count(layout.max_chunk_bytes()),

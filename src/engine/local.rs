@@ -20,7 +20,6 @@
 
 use super::call::Call;
 use super::lane::Lane;
-use super::plan::Prepared;
 use super::task::{Entry, Task};
 use crate::error::{Error, Result, Signature};
 use crate::memory::Span;
@@ -156,8 +155,8 @@ fn agree(lane: &mut Lane, task: &mut Task) -> Result<Waited> {
     };
     let mapped = (0..neighbours.len()).filter(|&neighbour| is_mapped(neighbour)).count();
     if mapped != 0 && mapped != neighbours.len() {
-        let Prepared { plan, layout, .. } = lane.prepare(&task.call, task.in_place, false)?;
-        task.replan(plan, layout, lane.settings.stage_bytes);
+        let prepared = lane.prepare(&task.call, task.in_place, false)?;
+        task.replan(prepared, lane.settings.stage_bytes);
         // The first signal is spent, on every rank.
         task.signal_base = Some(lane.signals);
         return Ok(Waited::Replanned);

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::schedule::catalogue::{self, Algorithm, Shape};
 use crate::schedule::hazards::{Hazards, hazards, resolve};
 use crate::schedule::{Op, Port, Program};
+use crate::tuner::Origin;
 use crate::types::{Collective, DType, Rank};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub(crate) struct Run {
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) algorithm: Algorithm,
+    pub(crate) channels: u8,
     pub(crate) program: Program,
     pub(crate) order: Hazards,
     /// One entry per link end.
@@ -62,11 +64,11 @@ impl Plan {
                 None => runs.push(Run { port, way, ops: vec![index as u32] }),
             }
         }
-        if shape.collective.has_root() && !runs_on_one_host(algorithm) {
+        if shape.collective.has_root() && !algorithm.meets() {
             compare_notes(&mut runs, shape.world(), me);
         }
         let signals = program.ops.iter().filter(|op| matches!(op, Op::Signal)).count() as u32;
-        Some(Plan { algorithm, program, order, runs, local, signals })
+        Some(Plan { algorithm, channels: shape.channels, program, order, runs, local, signals })
     }
 
     /// True when it moves nothing over links: its ops then simply follow each other.
@@ -78,11 +80,6 @@ impl Plan {
     pub(crate) fn uses_signals(&self) -> bool {
         self.signals > 0
     }
-}
-
-/// Programs of one host begin with a meeting of all ranks and need no links.
-fn runs_on_one_host(algorithm: Algorithm) -> bool {
-    matches!(algorithm, Algorithm::OneShot | Algorithm::FlatPush | Algorithm::Staged)
 }
 
 /// Which links a rooted collective uses depends on the root. Ranks that have different roots in mind would each use links
@@ -143,6 +140,10 @@ impl CallKey {
 pub(crate) struct Prepared {
     pub(crate) plan: Arc<Plan>,
     pub(crate) layout: Arc<Layout>,
+    /// What a slot holds at most, where the memory leaves more.
+    pub(crate) slice_bytes: Option<usize>,
+    /// Why it runs by this plan.
+    pub(crate) origin: Origin,
     /// With mapped buffers it would run by another plan than without: the ranks of the host must settle on one.
     pub(crate) depends_on_mapping: bool,
 }
@@ -166,6 +167,11 @@ impl Plans {
     /// What was prepared for an equal call.
     pub(crate) fn recall(&self, key: &CallKey) -> Option<Prepared> {
         self.calls.get(key).cloned()
+    }
+
+    /// Equal calls to come are prepared anew.
+    pub(crate) fn forget_calls(&mut self) {
+        self.calls.clear();
     }
 
     /// Keeps what was prepared for equal calls to come.

@@ -4,10 +4,12 @@
 
 use super::audit::Audit;
 use super::call::Call;
+use super::task::mix;
 use crate::error::Result;
 use crate::schedule::catalogue::{Algorithm, Shape};
-use crate::tuner::{Situation, choose};
+use crate::tuner::{Choice, Situation, Table, Way, choose};
 use crate::types::{Collective, Rank};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What is the same for every call of a communicator.
@@ -17,21 +19,30 @@ pub(crate) struct Settings {
     /// Ranks that share memory; every rank once.
     pub(crate) hosts: Vec<Vec<Rank>>,
     pub(crate) epoch: u32,
-    pub(crate) channels: u8,
+    /// What was set, of the way that calls go; the table says the rest.
+    pub(crate) channels: Option<u8>,
     pub(crate) wish: Option<Algorithm>,
+    pub(crate) slice_bytes: Option<usize>,
+    /// What was measured; the same on all ranks.
+    pub(crate) table: Option<Arc<Table>>,
     pub(crate) reproducible: bool,
     /// Results that are the same on all ranks are compared.
     pub(crate) verifies: bool,
     pub(crate) timeout: Duration,
     /// The same for the meeting that a split begins with: ranks may have much to do before they come.
     pub(crate) meeting_timeout: Duration,
-    /// Digest of the above that must agree between ranks.
+    /// Digest of what was set and must agree between ranks.
     pub(crate) digest: u64,
     /// Bytes of one staging half.
     pub(crate) stage_bytes: usize,
 }
 
 impl Settings {
+    /// Digest of what was set and of what was measured.
+    pub(super) fn agreed(&self) -> u64 {
+        self.table.as_ref().map_or(self.digest, |table| mix(self.digest, table.digest()))
+    }
+
     pub(crate) fn world(&self) -> usize {
         self.hosts.iter().map(Vec::len).sum()
     }
@@ -57,14 +68,13 @@ impl Settings {
             hosts: self.hosts.clone(),
             root: if call.collective.has_root() || call.collective == Collective::SendRecv { call.root } else { 0 },
             peer: if call.collective == Collective::SendRecv { call.peer } else { 0 },
-            // All messages of a pair take one link, so their bytes must come in one run.
-            channels: if call.collective == Collective::SendRecv { 1 } else { self.channels },
+            channels: 1,
             in_place,
         }
     }
 
-    /// The algorithm for a call, given whether peers can map its buffers.
-    pub(crate) fn choose(&self, shape: &Shape, call: &Call, mapped: bool) -> Result<Algorithm> {
+    /// The way for a call, given whether peers can map its buffers, and why it is that one.
+    pub(crate) fn choose(&self, shape: &Shape, call: &Call, mapped: bool) -> Result<Choice> {
         let situation = Situation {
             bytes: call.vector_bytes(self.world()),
             padded_bytes: call.padded_bytes(self.world()),
@@ -72,7 +82,15 @@ impl Settings {
             uneven_exchange: call.is_exchange(),
             reproducible: self.reproducible,
             wish: self.wish,
+            table: self.table.as_deref(),
         };
-        choose(shape, situation)
+        let Choice { way, origin } = choose(shape, situation)?;
+        let channels = match call.collective {
+            // All messages of a pair take one link, so their bytes must come in one run.
+            Collective::SendRecv => 1,
+            _ => self.channels.unwrap_or(way.channels),
+        };
+        let slice_bytes = self.slice_bytes.or(way.slice_bytes).filter(|_| !way.algorithm.single_round());
+        Ok(Choice { way: Way { channels, slice_bytes, ..way }, origin })
     }
 }

@@ -7,13 +7,14 @@ use super::completion::Completion;
 use super::layout::{Layout, Round};
 use super::local::INLINE_BYTES;
 use super::places::{Bases, Place, Step, measured};
-use super::plan::{CallKey, Plan, Way};
+use super::plan::{CallKey, Plan, Prepared, Way};
 use super::port::{Greeting, Header};
 use super::progress::Progress;
 use crate::device::host::Fold;
 use crate::error::{OpId, Signature};
 use crate::memory::{Block, Span};
 use crate::schedule::{Loc, Op, Program};
+use crate::tuner::slot_limit_bytes;
 use crate::types::{Collective, DType, Rank, ReduceOp};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -109,14 +110,12 @@ pub(super) struct Parts {
     pub(super) world: usize,
     /// Bytes of one staging half.
     pub(super) stage_bytes: usize,
+    pub(super) slice_bytes: Option<usize>,
     pub(super) links: Vec<usize>,
     pub(super) timeout: Duration,
     pub(super) in_place: bool,
     pub(super) completion: Option<Arc<Completion>>,
 }
-
-/// Scratch slots are this large at most; together they stay within a private cache.
-const SCRATCH_SLOT_BYTES: usize = 256 << 10;
 
 impl Task {
     pub(super) fn new(parts: Parts) -> Task {
@@ -130,12 +129,14 @@ impl Task {
             me,
             world,
             stage_bytes,
+            slice_bytes,
             links,
             timeout,
             in_place,
             completion,
         } = parts;
-        let Slots { slot_bytes, round, is_inline } = slots(&plan, &layout, stage_bytes, depends_on_mapping);
+        let room = Room { stage_bytes, slice_bytes };
+        let Slots { slot_bytes, round, is_inline } = slots(&plan, &layout, room, depends_on_mapping);
         let rounds = round.count(layout.max_chunk_bytes());
         let mut task = Task {
             key,
@@ -199,9 +200,11 @@ impl Task {
     }
 
     /// Puts another plan in place of the first one, before any data moved.
-    pub(super) fn replan(&mut self, plan: Arc<Plan>, layout: Arc<Layout>, stage_bytes: usize) {
+    pub(super) fn replan(&mut self, prepared: Prepared, stage_bytes: usize) {
+        let Prepared { plan, layout, slice_bytes, .. } = prepared;
         debug_assert!(plan.runs.is_empty(), "only programs of one host are planned again");
-        let Slots { slot_bytes, round, is_inline } = slots(&plan, &layout, stage_bytes, self.depends_on_mapping);
+        let room = Room { stage_bytes, slice_bytes };
+        let Slots { slot_bytes, round, is_inline } = slots(&plan, &layout, room, self.depends_on_mapping);
         (self.slot_bytes, self.round, self.is_inline) = (slot_bytes, round, is_inline);
         self.rounds = round.count(layout.max_chunk_bytes());
         self.steps = Step::all(&plan, self.me, &layout, slot_bytes);
@@ -335,8 +338,16 @@ pub(super) struct Slots {
     pub(super) is_inline: bool,
 }
 
-/// A chunk that fits needs one round; otherwise slots are as large as they can be.
-pub(super) fn slots(plan: &Plan, layout: &Layout, stage_bytes: usize, depends_on_mapping: bool) -> Slots {
+/// What slots are made from.
+#[derive(Clone, Copy)]
+pub(super) struct Room {
+    /// Bytes of one staging half.
+    pub(super) stage_bytes: usize,
+    pub(super) slice_bytes: Option<usize>,
+}
+
+/// A chunk that fits needs one round; otherwise slots are as large as they can be, or were said to be.
+pub(super) fn slots(plan: &Plan, layout: &Layout, room: Room, depends_on_mapping: bool) -> Slots {
     let tight = layout.max_chunk_bytes().next_multiple_of(8);
     if plan.algorithm.single_round()
         && !depends_on_mapping
@@ -345,17 +356,11 @@ pub(super) fn slots(plan: &Plan, layout: &Layout, stage_bytes: usize, depends_on
     {
         return Slots { slot_bytes: tight, round: Round { index: 0, piece_bytes: tight.max(1) }, is_inline: true };
     }
-    let whole = layout.max_chunk_bytes().next_multiple_of(64).max(64);
-    let mut slot_bytes = whole;
-    if plan.program.stage_slots > 0 {
-        slot_bytes = slot_bytes.min(stage_bytes / plan.program.stage_slots as usize / 64 * 64);
-    }
-    if plan.program.scratch_slots > 0 {
-        slot_bytes = slot_bytes.min(SCRATCH_SLOT_BYTES);
-    }
-    if plan.program.stage_slots + plan.program.scratch_slots == 0 {
+    let Some(limit_bytes) = slot_limit_bytes(&plan.program, room.stage_bytes, room.slice_bytes) else {
         return Slots { slot_bytes: 0, round: Round::WHOLE, is_inline: false };
-    }
+    };
+    let whole = layout.max_chunk_bytes().next_multiple_of(64).max(64);
+    let slot_bytes = whole.min(limit_bytes);
     debug_assert!(
         !plan.algorithm.single_round() || layout.max_chunk_bytes() <= slot_bytes,
         "{} bytes go through slots of {slot_bytes} in a single round",

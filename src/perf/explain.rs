@@ -20,13 +20,14 @@ pub fn ask(comm: &Communicator, settings: &Settings, case: &Case) -> Result<Expl
 /// The line above the first answer.
 pub fn head() -> String {
     format!(
-        "#{:>11}  {:>12}  {:>8}  {:>6}  {:>6}  {:<28}  {:<9}  {:>8}  {:>6}  {:>10}  {:>10}  {:>6}",
+        "#{:>11}  {:>12}  {:>8}  {:>6}  {:>6}  {:<14}  {:<9}  {:<9}  {:>8}  {:>6}  {:>10}  {:>10}  {:>6}",
         "size(B)",
         "count",
         "type",
         "redop",
         "root",
         "algorithm",
+        "chosen by",
         "transport",
         "channels",
         "chunks",
@@ -42,13 +43,14 @@ pub fn text(comm: &Communicator, settings: &Settings, case: &Case, how: Explain)
     let geometry = case.geometry;
     let root = if geometry.collective.has_root() { case.root.to_string() } else { "-1".into() };
     let mut text = format!(
-        "{:>12}  {:>12}  {:>8}  {:>6}  {:>6}  {:<28}  {:<9}  {:>8}  {:>6}  {:>10}  {:>10}  {:>6}",
+        "{:>12}  {:>12}  {:>8}  {:>6}  {:>6}  {:<14}  {:<9}  {:<9}  {:>8}  {:>6}  {:>10}  {:>10}  {:>6}",
         geometry.size_bytes(),
         geometry.count,
         geometry.dtype,
         case.op.map_or("none", RedOp::name),
         root,
         answer.algorithm,
+        answer.origin,
         answer.transport,
         answer.channels,
         answer.chunks,

@@ -86,6 +86,12 @@ impl Algorithm {
         matches!(self, Algorithm::OneShot)
     }
 
+    /// True where all ranks are on one host and begin with a meeting. Only there can they settle, in the call, on a program for
+    /// buffers of which some cannot be mapped.
+    pub const fn meets(self) -> bool {
+        matches!(self, Algorithm::OneShot | Algorithm::FlatPush | Algorithm::Staged)
+    }
+
     /// True where ranks of a host touch each other's buffers, not only staging memory: all must have them mapped.
     pub const fn needs_mapped_buffers(self) -> bool {
         matches!(self, Algorithm::FlatPush)

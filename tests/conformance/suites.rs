@@ -96,7 +96,7 @@ fn plain() -> Vec<Options> {
 /// As little memory as is allowed, so that calls take many rounds and links are always full.
 fn small_memory() -> Vec<Options> {
     let small = Options { stage_bytes: 64 << 10, ring_bytes: 4096, ..Options::default() };
-    vec![small.clone(), Options { channels: 3, sockets: 2, ..small }]
+    vec![small.clone(), Options { channels: Some(3), sockets: 2, ..small }]
 }
 
 /// Bytes and results that are checked in every way there is.
@@ -105,7 +105,7 @@ fn each_protection() -> Vec<Options> {
     vec![
         Options { checksum: true, ..plain.clone() },
         Options { encrypt: true, sockets: 2, ..plain.clone() },
-        Options { encrypt: true, checksum: true, verify_results: true, channels: 2, ..plain.clone() },
+        Options { encrypt: true, checksum: true, verify_results: true, channels: Some(2), ..plain.clone() },
         Options { verify_results: true, ..plain },
     ]
 }

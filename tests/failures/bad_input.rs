@@ -144,7 +144,7 @@ fn worlds_that_cannot_be() {
         assert!(matches!(error, Error::Invalid { .. }), "rank {rank} of {world}: {error:?}");
     }
     assert!(matches!(Communicator::threads(0, soon(1000)), Err(Error::Invalid { .. })));
-    for options in [Options { channels: 0, ..soon(1000) }, Options { timeout: Duration::ZERO, ..soon(1000) }] {
+    for options in [Options { channels: Some(0), ..soon(1000) }, Options { timeout: Duration::ZERO, ..soon(1000) }] {
         assert!(matches!(Communicator::threads(2, options), Err(Error::Invalid { .. })));
     }
 }

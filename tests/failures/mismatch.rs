@@ -262,10 +262,11 @@ fn with_other_options(transport: TransportChoice, odd: Rank, change: fn(&mut Opt
 fn differing_settings() {
     let _turn = harness::turn();
     type Change = fn(&mut Options);
-    let changes: [(&str, Change); 4] = [
+    let changes: [(&str, Change); 5] = [
         ("algorithm", |options| options.algorithm = Some(Algorithm::Ring)),
         ("reproducible", |options| options.reproducible = true),
-        ("channels", |options| options.channels = 2),
+        ("channels", |options| options.channels = Some(2)),
+        ("slice_bytes", |options| options.slice_bytes = Some(1 << 16)),
         ("stage_bytes", |options| options.stage_bytes = 1 << 18),
     ];
     for transport in harness::between_threads() {

@@ -45,12 +45,17 @@ fn messages_wait_beside_collectives(options: Options) {
 #[test]
 fn a_receive_that_waits_holds_up_no_collective_over_tcp() {
     messages_wait_beside_collectives(tcp());
-    messages_wait_beside_collectives(Options { algorithm: Some(Algorithm::DoubleTree), channels: 2, ..tcp() });
+    messages_wait_beside_collectives(Options { algorithm: Some(Algorithm::DoubleTree), channels: Some(2), ..tcp() });
 }
 
 #[test]
 fn a_receive_that_waits_holds_up_no_collective_in_shared_memory() {
-    let shm = |algorithm, channels| Options { transport: TransportChoice::Auto, algorithm, channels, ..tcp() };
+    let shm = |algorithm, channels: u8| Options {
+        transport: TransportChoice::Auto,
+        algorithm,
+        channels: Some(channels),
+        ..tcp()
+    };
     messages_wait_beside_collectives(shm(None, 1));
     for algorithm in [Algorithm::DoubleTree, Algorithm::Ring, Algorithm::Chain] {
         messages_wait_beside_collectives(shm(Some(algorithm), 1));
@@ -96,7 +101,7 @@ fn messages_in_a_circle_in_opposite_orders() {
 
 #[test]
 fn many_channels_of_many_sockets_at_once() {
-    let options = Options { algorithm: Some(Algorithm::Ring), channels: 8, sockets: 4, ..tcp() };
+    let options = Options { algorithm: Some(Algorithm::Ring), channels: Some(8), sockets: 4, ..tcp() };
     on_all(3, options, |comm| {
         let mut data: Vec<i64> = (0..50_000).map(|index| index * (comm.rank() as i64 + 1)).collect();
         comm.all_reduce_in_place(&mut data, ReduceOp::Sum).unwrap();
