@@ -10,7 +10,7 @@
 //!   choose    what was set, else what the table says, else fixed sizes
 //! ```
 //!
-//! A table is kept in a [`file`] for the next job of the same [fingerprint](file::Profile::fingerprint).
+//! A table is kept in a [file](mod@file) for the next job of the same [fingerprint](file::Profile::fingerprint).
 #![forbid(unsafe_code)]
 
 pub mod costs;
