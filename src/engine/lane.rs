@@ -25,7 +25,7 @@ use crate::transport::{Interest, Shared};
 use crate::types::{Collective, Rank};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Messages between two ranks travel on a channel of their own: they are matched with each other only, whatever
 /// collectives run between them.
@@ -125,9 +125,15 @@ impl Lane {
     }
 
     /// Takes a validated call in. An error here has sent nothing, and leaves the communicator usable.
-    pub(crate) fn admit(&mut self, call: Call, in_place: bool, completion: Arc<Completion>) -> Result<()> {
+    pub(crate) fn admit(
+        &mut self,
+        call: Call,
+        in_place: bool,
+        completion: Arc<Completion>,
+        now: Instant,
+    ) -> Result<()> {
         let Some(audit) = self.settings.audit(&call) else {
-            return self.board_in_line(call, in_place, |task| {
+            return self.board_in_line(call, in_place, now, |task| {
                 task.completion = Some(completion);
             });
         };
@@ -135,11 +141,11 @@ impl Lane {
         // What could go wrong with it goes wrong before its call is counted.
         self.prepare(&digests, true, self.reachable(&digests))?;
         let mut audited = None;
-        self.board_in_line(call, in_place, |task| {
+        self.board_in_line(call, in_place, now, |task| {
             task.is_audited = true;
             audited = Some(task.op);
         })?;
-        self.board_in_line(digests, true, |task| {
+        self.board_in_line(digests, true, now, |task| {
             // Its failure is the call's.
             task.op = audited.unwrap_or(task.op);
             task.audit = Some(Box::new(audit));
@@ -147,12 +153,19 @@ impl Lane {
         })
     }
 
-    fn board_in_line(&mut self, mut call: Call, mut in_place: bool, finish: impl FnOnce(&mut Task)) -> Result<()> {
+    fn board_in_line(
+        &mut self,
+        mut call: Call,
+        mut in_place: bool,
+        now: Instant,
+        finish: impl FnOnce(&mut Task),
+    ) -> Result<()> {
         let scaling = Scaling::take_from(&mut call, &mut in_place);
         let mapped = self.reachable(&call);
         let prepared = self.prepare(&call, in_place, mapped)?;
         let signature = self.sign(&call);
         let mut task = self.task(prepared, &call, in_place, mapped, signature);
+        task.started = Some(now);
         finish(&mut task);
         task.owned.extend(scaling.and_then(Scaling::run));
         task.allocate_scratch();
@@ -195,7 +208,6 @@ impl Lane {
             plan,
             layout,
             call: call.clone(),
-            completion: None,
         }))
     }
 
@@ -374,13 +386,13 @@ impl Lane {
     }
 
     /// Ranks that the calls in flight are waiting for.
-    pub(crate) fn waiting_for(&self) -> Vec<Rank> {
+    pub(super) fn waiting_for(&self) -> Vec<Rank> {
         self.ranks_of(|_| true)
     }
 
     /// Likewise, where the last thing that can come from a rank has come once it has said goodbye. Over sockets it may
     /// still be on its way then, and its end shows by itself; so does the outcome of dialling.
-    pub(crate) fn waiting_in_vain_for(&self, has_left: impl Fn(Rank) -> bool) -> Vec<Rank> {
+    pub(super) fn waiting_in_vain_for(&self, has_left: impl Fn(Rank) -> bool) -> Vec<Rank> {
         self.ranks_of(|hold_up| !hold_up.ends_by_itself && has_left(hold_up.rank))
     }
 
@@ -418,13 +430,13 @@ impl Lane {
     }
 
     /// Until the first deadline of a call in flight.
-    pub(crate) fn time_left(&self) -> Duration {
-        let left = self.tasks.iter().map(|task| task.timeout.saturating_sub(task.started.elapsed()));
+    pub(super) fn time_left(&self, now: Instant) -> Duration {
+        let left = self.tasks.iter().map(|task| task.timeout.saturating_sub(task.waited(now)));
         left.min().unwrap_or(self.settings.timeout) + Duration::from_millis(1)
     }
 
     /// The calls in flight, oldest first.
-    pub(crate) fn tasks(&mut self) -> impl Iterator<Item = &mut Task> {
+    pub(super) fn tasks(&mut self) -> impl Iterator<Item = &mut Task> {
         self.tasks.iter_mut().map(|task| &mut **task)
     }
 

@@ -20,6 +20,7 @@ pub(crate) mod fuzz;
 mod lane;
 mod layout;
 mod local;
+mod outlook;
 mod patience;
 mod places;
 mod plan;
@@ -29,6 +30,7 @@ mod scaling;
 mod settings;
 mod steps;
 mod task;
+mod verdict;
 
 #[cfg(test)]
 pub(crate) use audit::SPOILS;

@@ -75,8 +75,6 @@ pub(crate) struct Task {
     pub(super) inside: bool,
     /// The call as it was submitted, for a second try with another plan.
     pub(super) call: Call,
-    /// When it joined the calls in flight.
-    pub(super) started: Instant,
     pub(super) timeout: Duration,
     /// Whom this rank was waiting for when it last said that it waits.
     pub(super) stalled_on: Option<Vec<Rank>>,
@@ -86,6 +84,8 @@ pub(crate) struct Task {
     pub(super) is_audited: bool,
     /// Who waits for its end; nobody while its caller runs it straight through, or where an audit follows.
     pub(super) completion: Option<Arc<Completion>>,
+    /// When it joined the calls in flight; never while its caller runs it straight through.
+    pub(super) started: Option<Instant>,
 }
 
 /// How far an op has come and may go.
@@ -112,7 +112,6 @@ pub(super) struct Parts {
     pub(super) links: Vec<usize>,
     pub(super) timeout: Duration,
     pub(super) in_place: bool,
-    pub(super) completion: Option<Arc<Completion>>,
 }
 
 /// Scratch slots are this large at most; together they stay within a private cache.
@@ -133,7 +132,6 @@ impl Task {
             links,
             timeout,
             in_place,
-            completion,
         } = parts;
         let Slots { slot_bytes, round, is_inline } = slots(&plan, &layout, stage_bytes, depends_on_mapping);
         let rounds = round.count(layout.max_chunk_bytes());
@@ -160,12 +158,12 @@ impl Task {
             parity: 0,
             in_place,
             inside: false,
-            started: Instant::now(),
             timeout,
             stalled_on: None,
             audit: None,
             is_audited: false,
-            completion,
+            completion: None,
+            started: None,
             call,
             layout,
             plan,
@@ -191,7 +189,7 @@ impl Task {
         (self.call.op, self.call.input, self.call.output) = (call.op, call.input, call.output);
         self.round.index = 0;
         (self.entry, self.signal_base, self.inside) = (Entry::Fresh, None, false);
-        (self.stalled_on, self.completion) = (None, None);
+        (self.stalled_on, self.completion, self.started) = (None, None, None);
         self.restart();
     }
 
@@ -257,6 +255,11 @@ impl Task {
     pub(super) fn advance(&mut self, op: usize, by_bytes: usize, len_bytes: usize) -> bool {
         self.progress.advance(op, by_bytes, len_bytes);
         self.progress.mark(op) == len_bytes
+    }
+
+    /// How long it has been among the calls in flight.
+    pub(super) fn waited(&self, now: Instant) -> Duration {
+        self.started.map_or(Duration::ZERO, |started| now.saturating_duration_since(started))
     }
 
     /// Every op of this round is done.
