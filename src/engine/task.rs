@@ -13,7 +13,7 @@ use super::progress::Progress;
 use crate::device::host::Fold;
 use crate::error::{OpId, Signature};
 use crate::memory::{Block, Span};
-use crate::schedule::{Loc, Op};
+use crate::schedule::{Loc, Op, Program};
 use crate::types::{Collective, DType, Rank, ReduceOp};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -144,7 +144,10 @@ impl Task {
             signature,
             op: OpId { collective: call.collective, sequence: signature.sequence },
             me,
-            bases: Bases::new(call.input, call.output, if plan.uses_signals() { world } else { 0 }),
+            bases: {
+                let is_shared = plan.uses_signals() || plan.program.stage_slots > 0;
+                Bases::new(call.input, call.output, if is_shared { world } else { 0 })
+            },
             is_staged: false,
             owned: Vec::new(),
             steps: Step::all(&plan, me, &layout, slot_bytes),
@@ -283,14 +286,25 @@ impl Task {
         base + u64::from(self.round.index) * u64::from(self.plan.signals) + u64::from(signal)
     }
 
-    /// Gives the program its private slots.
+    /// Gives the program its private slots: those that it calls so, and those for staging where nobody shares them, on a host
+    /// of one rank.
     pub(super) fn allocate_scratch(&mut self) {
-        let slots = self.plan.program.scratch_slots as usize;
-        if slots > 0 {
-            let block = Block::new(slots * self.slot_bytes);
-            self.bases.set_scratch(block.span());
-            self.owned.push(block);
+        let Program { scratch_slots, stage_slots, .. } = self.plan.program;
+        if scratch_slots > 0 {
+            let scratch = self.allocate(scratch_slots);
+            self.bases.set_scratch(scratch);
         }
+        if stage_slots > 0 && !self.plan.uses_signals() {
+            let stage = self.allocate(stage_slots);
+            self.bases.set_stage(self.me, [stage; 2]);
+        }
+    }
+
+    fn allocate(&mut self, slots: u32) -> Span {
+        let block = Block::new(slots as usize * self.slot_bytes);
+        let span = block.span();
+        self.owned.push(block);
+        span
     }
 
     pub(super) fn has_more_rounds(&self) -> bool {
