@@ -268,11 +268,17 @@ impl Lane {
         while index < tasks.len() {
             let task = &mut tasks[index];
             moved |= self.poll_task(task, &mut claims).map_err(|error| error.during(task.op))?;
-            if task.is_over() && self.flush(task)? {
+            let is_over = task.is_over();
+            // Not only when all is flushed: what later calls have gathered goes only when the peer has come to them, and that
+            // may be waiting for this audit.
+            if is_over
+                && std::mem::take(&mut task.is_audited)
+                && let Some(audit) = tasks.get_mut(index + 1)
+            {
+                audit.audit.as_mut().expect("an audit stands right behind its call").release();
+            }
+            if is_over && self.flush(&tasks[index])? {
                 let task = tasks.remove(index).expect("index is in range");
-                if let (true, Some(audit)) = (task.is_audited, tasks.get_mut(index)) {
-                    audit.audit.as_mut().expect("an audit stands right behind its call").release();
-                }
                 self.retire(task)?;
                 moved = true;
             } else {
