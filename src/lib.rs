@@ -89,6 +89,8 @@ pub mod memory;
 #[cfg(feature = "tools")]
 pub mod perf;
 pub mod schedule;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod topology;
 pub mod transport;
 pub mod tuner;

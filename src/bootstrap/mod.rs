@@ -54,6 +54,8 @@ mod root;
 mod roster;
 mod seats;
 mod seek;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) mod simulated;
 mod standby;
 mod succession;
 mod unique_id;

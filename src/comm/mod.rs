@@ -20,7 +20,7 @@ mod preserve;
 mod shrink;
 mod split;
 mod start;
-mod watch;
+pub(crate) mod watch;
 mod work;
 mod world;
 

@@ -12,6 +12,7 @@ use super::completion::Completion;
 use super::fate::Fate;
 use super::local;
 use super::plan::{CallKey, Plans, Prepared, Way};
+use super::planted::{Mistake, is_planted};
 use super::port::{Connector, Link};
 use super::scaling::Scaling;
 use super::settings::Settings;
@@ -335,7 +336,9 @@ impl Lane {
     /// Pushes out what all links have gathered, while calls wait for answers to it.
     fn flush_all(&mut self) -> Result<()> {
         for link in &mut self.links {
-            if let Some((tx, _)) = &mut link.ends {
+            if let Some((tx, _)) = &mut link.ends
+                && !is_planted(Mistake::FlushForgotten)
+            {
                 link.full |= !tx.flush()?;
             }
         }
@@ -376,6 +379,9 @@ impl Lane {
         for task in self.tasks.drain(..) {
             if let Some(completion) = &task.completion {
                 completion.finish(Err(error.clone().during(task.op)));
+                if is_planted(Mistake::CallForgotten) {
+                    break;
+                }
             }
         }
     }
@@ -387,7 +393,7 @@ impl Lane {
         for link in &self.links {
             let Some((tx, rx)) = &link.ends else { continue };
             into.extend(tx.interest().filter(|_| link.full));
-            into.extend(rx.interest().filter(|_| link.hungry));
+            into.extend(rx.interest().filter(|_| link.hungry && !is_planted(Mistake::WakeUpLost)));
         }
     }
 

@@ -24,6 +24,7 @@ mod outlook;
 mod patience;
 mod places;
 mod plan;
+mod planted;
 pub mod port;
 mod progress;
 mod scaling;
@@ -39,8 +40,14 @@ pub(crate) use completion::Completion;
 pub(crate) use driver::Engine;
 pub use driver::Reporter;
 pub use fate::Fate;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use lane::Effort;
 pub(crate) use lane::Lane;
 pub(crate) use patience::Patience;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use planted::{Mistake, plant};
 pub use port::Connector;
 pub(crate) use settings::Settings;
 pub(crate) use task::mix;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use verdict::Verdict;

@@ -1,0 +1,409 @@
+//! The control plane of a simulated job: messages between ranks and their root, signs of life, and the search for the next root
+//! when one is gone. What to say and what to make of it is decided by the real thing
+//! ([`crate::bootstrap::simulated`]); here it travels.
+#![forbid(unsafe_code)]
+
+use super::Bug;
+use super::agenda::{Answer, Event, HubId};
+use super::climate::MS;
+use super::process::{Doing, Life};
+use super::recovery::{Census, Progress};
+use super::world::World;
+use crate::bootstrap::simulated::{Finding, Letters, News, RHYTHM, RootSide, Saying, Word};
+use crate::error::Error;
+use crate::types::Rank;
+use std::time::Duration;
+
+/// How many times a job's membership may change before its ranks have had enough.
+const EPOCHS: u32 = 3;
+
+/// How long a rank waits for the others to agree on who goes on, and then for the root to say who was missing.
+const CENSUS: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How often a root that has not begun to reign looks for those who are missing, and a rank tries a door that may open.
+const LOOK_AGAIN: u64 = 20 * MS;
+const PAUSE: u64 = 2 * MS;
+
+/// A root, and in whose process.
+pub(super) struct Hub {
+    pub(super) side: RootSide,
+    pub(super) home: Rank,
+    pub(super) is_closed: bool,
+}
+
+impl World {
+    // Messages.
+
+    /// Everybody says where it can be found; `at_once`, and everybody has heard.
+    pub(super) fn introduce(&mut self, at_once: bool) {
+        for rank in 0..self.processes.len() {
+            if !at_once {
+                self.tell_root(rank, Saying::seat(rank));
+                continue;
+            }
+            for (to, word) in self.hubs[0].side.hear(rank, Saying::seat(rank)) {
+                self.processes[to].member.hear(word);
+            }
+        }
+    }
+
+    pub(super) fn tell_root(&mut self, from: Rank, saying: Saying) {
+        let Some(hub) = self.processes[from].root else { return };
+        let at = (self.now + self.climate.control_delay()).max(self.up_by[from]);
+        self.up_by[from] = at;
+        self.agenda.put(at, Event::Up(hub, from, saying));
+    }
+
+    /// A rank has found a communicator failed.
+    pub(super) fn revoke(&mut self, rank: Rank, comm: u64, error: &Error) {
+        let process = &mut self.processes[rank];
+        let saying = process.member.revoke(comm, error);
+        if process.is_alone {
+            let news = process.member.announce_failure(comm, error);
+            self.tell(rank, news);
+        }
+        self.tell_root(rank, saying);
+    }
+
+    fn post(&mut self, hub: HubId, letters: Letters) {
+        for (to, word) in letters {
+            if self.bug == Some(Bug::DeathUntold) && word.is_of_death() {
+                continue;
+            }
+            let at = (self.now + self.climate.control_delay()).max(self.down_by[to]);
+            self.down_by[to] = at;
+            self.agenda.put(at, Event::Down(hub, to, word));
+        }
+    }
+
+    /// A root does something. What it says goes out, and those on whom it hangs up see that after its last words.
+    pub(super) fn with_root(&mut self, hub: HubId, act: impl FnOnce(&mut RootSide) -> Letters) {
+        if self.hubs[hub].is_closed {
+            return;
+        }
+        let before = self.hubs[hub].side.guests().clone();
+        let letters = act(&mut self.hubs[hub].side);
+        self.post(hub, letters);
+        let is_over = self.hubs[hub].side.is_over();
+        self.hubs[hub].is_closed |= is_over;
+        let gone: Vec<Rank> =
+            before.into_iter().filter(|guest| is_over || !self.hubs[hub].side.guests().contains(guest)).collect();
+        gone.into_iter().for_each(|guest| self.hang_up(hub, guest));
+    }
+
+    /// The root's end of a connection is gone.
+    pub(super) fn hang_up(&mut self, hub: HubId, guest: Rank) {
+        let at = (self.now + self.climate.control_delay()).max(self.down_by[guest]);
+        self.down_by[guest] = at;
+        self.agenda.put(at, Event::RootGone(hub, guest));
+    }
+
+    /// A rank's end of its connections is gone.
+    pub(super) fn disconnect(&mut self, rank: Rank) {
+        let process = &mut self.processes[rank];
+        for hub in [process.root.take(), process.next_root.take()].into_iter().flatten() {
+            let at = (self.now + self.climate.control_delay()).max(self.up_by[rank]);
+            self.up_by[rank] = at;
+            self.agenda.put(at, Event::RankGone(hub, rank));
+        }
+    }
+
+    /// What has happened is news for a rank.
+    pub(super) fn tell(&mut self, rank: Rank, news: Vec<News>) {
+        for news in &news {
+            self.log(rank, || format!("learns {news:?}"));
+        }
+        self.processes[rank].tell(news);
+        self.ring(rank);
+    }
+
+    /// Wakes a rank if what it has heard says so.
+    fn ring(&mut self, rank: Rank) {
+        if self.processes[rank].was_woken() {
+            self.wake(rank);
+        }
+    }
+
+    /// A message of a root has reached a rank.
+    pub(super) fn read(&mut self, hub: HubId, rank: Rank, word: Word) {
+        let process = &mut self.processes[rank];
+        if process.next_root == Some(hub) && word.is_reign() {
+            (process.root, process.next_root) = (Some(hub), None);
+            self.judge.tally.successions += 1;
+            self.log(rank, || format!("follows root {hub}"));
+            self.hear_word(rank, word);
+            let now = self.moment();
+            let introduction = self.processes[rank].member.follow(now);
+            introduction.into_iter().for_each(|saying| self.tell_root(rank, saying));
+        } else if process.root == Some(hub) {
+            self.hear_word(rank, word);
+        }
+    }
+
+    fn hear_word(&mut self, rank: Rank, word: Word) {
+        if !word.is_alive() {
+            self.log(rank, || format!("hears {word:?}"));
+        }
+        let (news, answer) = self.processes[rank].member.hear(word);
+        self.tell(rank, news);
+        if let Some(answer) = answer {
+            self.tell_root(rank, answer);
+        }
+        self.conclude(rank);
+        let member = &mut self.processes[rank].member;
+        let (is_expelled, has_deposed_root) = (member.is_expelled(), member.has_deposed_root());
+        if is_expelled {
+            self.expelled(rank);
+        } else if has_deposed_root {
+            self.lose_root(rank, Some(Finding::Silent));
+        }
+    }
+
+    // Signs of life.
+
+    pub(super) fn pulse(&mut self, rank: Rank) {
+        let now = self.moment();
+        let process = &mut self.processes[rank];
+        if process.life != Life::Runs || process.is_alone {
+            return;
+        }
+        if process.root.is_some() {
+            if process.member.has_silent_root(now) {
+                self.log(rank, || "gives up its root, which is silent".into());
+                self.tell_root(rank, Saying::deposed());
+                self.lose_root(rank, Some(Finding::Silent));
+            } else {
+                self.tell_root(rank, Saying::alive());
+            }
+        }
+        self.agenda.put(self.now + RHYTHM.interval.as_nanos() as u64, Event::Pulse(rank));
+    }
+
+    pub(super) fn watch(&mut self, hub: HubId) {
+        let now = self.moment();
+        let ended: Vec<bool> =
+            self.processes.iter().map(|process| matches!(process.life, Life::Dead | Life::Left)).collect();
+        let was_reigning = self.hubs[hub].side.is_reigning();
+        self.with_root(hub, |side| side.keep_watch(now, |rank| ended[rank]));
+        if !self.hubs[hub].is_closed {
+            let pause = if was_reigning { RHYTHM.interval.as_nanos() as u64 } else { LOOK_AGAIN };
+            self.agenda.put(self.now + pause, Event::Watch(hub));
+        }
+    }
+
+    /// Whether nothing more is to be expected of anybody.
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.agenda.is_busy()
+            && self
+                .processes
+                .iter()
+                .all(|process| process.is_at_rest() || (process.life == Life::Frozen && !process.thaws))
+    }
+
+    // The search for a root.
+
+    pub(super) fn root_gone(&mut self, hub: HubId, rank: Rank) {
+        let process = &mut self.processes[rank];
+        if process.life != Life::Runs {
+            return;
+        }
+        if process.next_root == Some(hub) {
+            process.next_root = None;
+            self.seek(rank);
+        } else if process.root == Some(hub) {
+            self.lose_root(rank, None);
+        }
+    }
+
+    fn lose_root(&mut self, rank: Rank, finding: Option<Finding>) {
+        self.log(rank, || format!("has lost its root: {finding:?}"));
+        self.disconnect(rank);
+        let news = self.processes[rank].member.lose_root(finding);
+        self.tell(rank, news);
+        self.seek(rank);
+    }
+
+    /// Knocks at the first door that may be the next root's.
+    fn seek(&mut self, rank: Rank) {
+        if self.processes[rank].is_alone {
+            return;
+        }
+        if self.processes[rank].member.is_expelled() {
+            return self.expelled(rank);
+        }
+        // The root may die before it has told anybody where the others are.
+        let Some(heir) = self.processes[rank].member.heir() else { return self.end(rank) };
+        if heir == rank && !self.hubs.iter().any(|hub| hub.home == rank && !hub.is_closed) {
+            self.log(rank, || "takes over".into());
+            self.judge.tally.takeovers += 1;
+            let side = RootSide::succeed(&self.processes[rank].member, self.moment());
+            self.hubs.push(Hub { side, home: rank, is_closed: false });
+            self.agenda.put(self.now + LOOK_AGAIN, Event::Watch(self.hubs.len() - 1));
+        }
+        self.processes[rank].attempt += 1;
+        let attempt = self.processes[rank].attempt;
+        let at = self.now + self.climate.control_delay();
+        self.agenda.put(at, Event::Knock { rank, at: heir, attempt });
+        let patience = RHYTHM.timeout.as_nanos() as u64;
+        let silence = Event::Answer { rank, attempt, answer: Answer::Silence };
+        self.agenda.put(self.now + if heir == rank { 3 * patience } else { patience }, silence);
+    }
+
+    pub(super) fn knock(&mut self, rank: Rank, door: Rank, attempt: u64) {
+        let caller = &self.processes[rank];
+        if caller.attempt != attempt || caller.root.is_some() || caller.next_root.is_some() {
+            return;
+        }
+        if matches!(self.processes[door].life, Life::Dead | Life::Left) {
+            return self.answer_in(rank, attempt, Answer::NobodyThere);
+        }
+        if let Some(hub) = self.hubs.iter().position(|hub| hub.home == door && !hub.is_closed) {
+            let mut word = None;
+            self.with_root(hub, |side| {
+                let (letters, objection) = side.take_back(rank);
+                word = objection;
+                letters
+            });
+            return match word {
+                Some(word) => self.answer_in(rank, attempt, Answer::Word(word)),
+                None => self.processes[rank].next_root = Some(hub),
+            };
+        }
+        let host = &self.processes[door];
+        if let Some(word) = host.member.gives_up(rank) {
+            return self.answer_in(rank, attempt, Answer::Word(word));
+        }
+        let elsewhere = host.root.filter(|_| host.member.reign() > self.processes[rank].member.reign());
+        let (at, pause) = elsewhere.map_or((door, PAUSE), |hub| (self.hubs[hub].home, self.climate.control_delay()));
+        self.agenda.put(self.now + pause, Event::Knock { rank, at, attempt });
+    }
+
+    fn answer_in(&mut self, rank: Rank, attempt: u64, answer: Answer) {
+        let at = self.now + self.climate.control_delay();
+        self.agenda.put(at, Event::Answer { rank, attempt, answer });
+    }
+
+    pub(super) fn answered(&mut self, rank: Rank, attempt: u64, answer: Answer) {
+        let process = &self.processes[rank];
+        if process.attempt != attempt || process.root.is_some() || process.is_alone {
+            return;
+        }
+        let heir = process.member.heir();
+        let patience = RHYTHM.timeout.as_nanos() as u64;
+        let news = match (answer, heir) {
+            (Answer::Word(word), _) => self.processes[rank].member.hear(word).0,
+            // The successor waits for all who may still come.
+            (Answer::Silence, _) if process.next_root.is_some() => {
+                let silence = Event::Answer { rank, attempt, answer: Answer::Silence };
+                self.processes[rank].is_impatient = !self.processes[rank].is_impatient;
+                if self.processes[rank].is_impatient {
+                    return self.agenda.put(self.now + patience + patience / 2, silence);
+                }
+                self.disconnect(rank);
+                heir.map_or(Vec::new(), |heir| self.processes[rank].member.miss_heir(heir, Finding::Silent))
+            }
+            (Answer::Silence, Some(heir)) if heir == rank => return self.end(rank),
+            (Answer::Silence, Some(heir)) => self.processes[rank].member.miss_heir(heir, Finding::Silent),
+            (Answer::NobodyThere, Some(heir)) if heir != rank => {
+                self.processes[rank].member.miss_heir(heir, Finding::Ended)
+            }
+            _ => Vec::new(),
+        };
+        self.tell(rank, news);
+        self.seek(rank);
+    }
+
+    /// The others have given a rank up. They need a reason.
+    fn expelled(&mut self, rank: Rank) {
+        if !self.processes[rank].is_alone && !self.judge.may_name(rank) {
+            self.judge.accuse(format!("rank {rank} was given up by the others without a reason"));
+        }
+        self.end(rank);
+    }
+
+    /// No root is left for a rank: it is cut off from the rest of the job.
+    fn end(&mut self, rank: Rank) {
+        if std::mem::replace(&mut self.processes[rank].is_alone, true) {
+            return;
+        }
+        self.judge.blame(rank);
+        self.log(rank, || "is of the job no more".into());
+        self.judge.tally.expelled += 1;
+        self.disconnect(rank);
+        if let Doing::Recovers(_) = self.processes[rank].doing {
+            self.give_up(rank, "is of the job no more");
+        }
+    }
+
+    // Recovery.
+
+    pub(super) fn recover(&mut self, rank: Rank) {
+        let process = &mut self.processes[rank];
+        process.is_asleep = true;
+        let Some(session) = &process.session else { return };
+        if session.epoch + 1 >= EPOCHS {
+            return self.give_up(rank, "has had enough");
+        }
+        let census = Census::begin(session.comm, session.epoch, session.members.clone());
+        self.judge.tally.censuses += 1;
+        self.processes[rank].doing = Doing::Recovers(Box::new(census));
+        self.ask(rank);
+    }
+
+    /// Takes part in the exchange that its census has come to, for so long.
+    fn ask(&mut self, rank: Rank) {
+        if self.processes[rank].is_alone {
+            return self.give_up(rank, "is of the job no more");
+        }
+        let process = &mut self.processes[rank];
+        let Doing::Recovers(census) = &process.doing else { return };
+        let (exchange, request) = (census.exchange(), census.request());
+        let saying = process.member.contribute(exchange, &request.members, request.among_living, request.mine);
+        self.log(rank, || format!("says {saying:?}"));
+        self.tell_root(rank, saying);
+        let deadline = Event::Deadline { rank, exchange, is_final: false };
+        self.agenda.put(self.now + CENSUS.as_nanos() as u64, deadline);
+    }
+
+    /// Goes on with its census, if the exchange has ended.
+    fn conclude(&mut self, rank: Rank) {
+        let process = &mut self.processes[rank];
+        let Doing::Recovers(census) = &mut process.doing else { return };
+        let Some(outcome) = process.member.outcome(census.exchange()) else { return };
+        let epoch = census.epoch + 1;
+        match census.conclude(outcome) {
+            Progress::Asks => self.ask(rank),
+            Progress::Fails(why) => self.give_up(rank, why),
+            Progress::Together { comm, members } => {
+                self.log(rank, || format!("goes on with {members:?}"));
+                self.judge.tally.shrunk += 1;
+                self.drop_session(rank);
+                self.assemble(rank, comm, epoch, &members);
+            }
+        }
+    }
+
+    pub(super) fn deadline(&mut self, rank: Rank, exchange: [u8; 16], is_final: bool) {
+        let process = &mut self.processes[rank];
+        let is_due = matches!(&process.doing, Doing::Recovers(census) if census.exchange() == exchange);
+        if !is_due || process.life != Life::Runs {
+            return;
+        }
+        if is_final {
+            process.member.abandon(exchange);
+            return self.give_up(rank, "the root does not answer");
+        }
+        let saying = process.member.give_up(exchange);
+        self.tell_root(rank, saying);
+        let at = self.now + GRACE.as_nanos() as u64;
+        self.agenda.put(at, Event::Deadline { rank, exchange, is_final: true });
+    }
+
+    pub(super) fn give_up(&mut self, rank: Rank, why: &'static str) {
+        self.log(rank, || format!("gives up: {why}"));
+        *self.judge.tally.gave_up.entry(why).or_default() += 1;
+        self.processes[rank].doing = Doing::Out;
+        self.agenda.put(self.now + MS, Event::Leaves(rank));
+    }
+}
