@@ -34,14 +34,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("fuzz", &["transport", "bootstrap", "engine", "comm"]),
-<<<<<<< HEAD
     ("elastic", &["types", "error", "engine", "comm"]),
-=======
     (
         "sim",
         &["types", "error", "memory", "schedule", "topology", "device", "transport", "bootstrap", "engine", "comm"],
     ),
->>>>>>> f91d302 (Deterministic simulation: the real engine and control plane, a seed that decides everything, and bugs planted to be found)
     ("launch", &["types", "error", "bootstrap", "comm"]),
 ];
 
