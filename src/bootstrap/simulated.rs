@@ -5,10 +5,10 @@
 
 use super::knowledge::{Event, Knowledge};
 use super::ledger::{Audience, Ledger, Mail};
+use super::messages::{ExchangeError, ExchangeId, FromRoot, Gone, Terms, ToRoot};
 use super::roster::Seat;
 use super::succession::{Inheritance, Succession};
 use super::vigil::{Rhythm, Vigil};
-use super::wire::{ExchangeError, ExchangeId, FromRoot, Gone, Terms, ToRoot};
 use crate::error::{Error, Signature};
 use crate::types::Rank;
 use std::collections::BTreeSet;

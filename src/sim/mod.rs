@@ -3,22 +3,24 @@
 //! off or makes a mistake, at any step. The same seed gives the same schedule, on every machine.
 //!
 //! ```text
-//!   real       Lane and all below it: tasks, plans, programs, headers, signatures, signals, sums; Fate, Verdict, deadlines;
-//!              the root's Ledger
-//!   simulated  links, shared memory, the control plane's connections, threads, processes, time
+//!   real       Lane and all below it: tasks, plans, programs, headers, signatures, signals, audits, sums; Fate, Verdict,
+//!              deadlines; Ledger, Knowledge, Succession, Vigil of the control plane
+//!   simulated  links, shared memory, connections to the root, threads, processes, time
 //! ```
 //!
 //! ```text
 //!   mod          one schedule: simulate
-//!   world        what happens next, and to whom
+//!   world        what happens next
 //!     agenda       events by their time
 //!     climate      how fast things are
-//!     faults       what goes wrong, and when
-//!     process      a rank's process, and what it has heard
+//!     turns        a rank's thread runs
+//!       process      a rank's process
 //!       session      its engine on one communicator, and the driver's part
-//!       recovery     how it goes on after a failure
-//!     switchboard  who is linked with whom
-//!     control      the root
+//!     traffic      what travels on links
+//!       switchboard  who is linked with whom
+//!     control      what is said between ranks and root, and the search for the next one
+//!       recovery     how a rank goes on after a failure
+//!     mishaps      what goes wrong; faults: what, and when
 //!   judge        what must hold
 //!   script       which calls ranks make; data, buffers: with what, and what must come out
 //!   report       what was gone through
@@ -36,6 +38,7 @@ mod data;
 mod dice;
 mod faults;
 mod judge;
+mod mishaps;
 mod process;
 #[cfg(feature = "sim")]
 pub mod program;
@@ -46,6 +49,8 @@ mod session;
 mod switchboard;
 #[cfg(test)]
 mod tests;
+mod traffic;
+mod turns;
 mod world;
 
 pub use report::Tally;

@@ -5,18 +5,19 @@ use super::agenda::{Agenda, Event};
 use super::climate::{Climate, MS, US};
 use super::control::Hub;
 use super::dice::Dice;
-use super::faults::{self, Fault, Planned};
+use super::faults::{self, Planned};
 use super::judge::Judge;
+use super::mishaps::{Cut, crosses};
 use super::process::{Doing, Life, Process};
-use super::script::{STAGE_BYTES, Script, Slip};
-use super::session::{Next, Said, Session};
-use super::switchboard::{Side, Switchboard};
+use super::script::{STAGE_BYTES, Script};
+use super::session::{Said, Session};
+use super::switchboard::Switchboard;
+use super::traffic::closed;
 use super::{Bug, Outcome};
 use crate::bootstrap::simulated::{MemberSide, RootSide, Saying};
 use crate::engine::{Fate, Lane};
-use crate::error::Error;
-use crate::transport::sim::{HostMemory, Network, Notice, PipeId};
-use crate::transport::{Interest, Shared};
+use crate::transport::Shared;
+use crate::transport::sim::{HostMemory, Network, Notice};
 use crate::types::Rank;
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -34,45 +35,38 @@ const MAX_STEPS: u64 = 3_000_000;
 const ARENA_BYTES: usize = 64 << 10;
 
 /// One communicator, as all its members have it.
-struct Comm {
+pub(super) struct Comm {
     epoch: u32,
-    members: Vec<Rank>,
-    script: Arc<Script>,
-    hosts: Vec<HostMemory>,
-}
-
-/// A connection that carries nothing.
-struct Cut {
-    ways: Vec<(Rank, Rank)>,
-    held: Vec<Event>,
-    is_healed: bool,
+    pub(super) members: Vec<Rank>,
+    pub(super) script: Arc<Script>,
+    pub(super) hosts: Vec<HostMemory>,
 }
 
 /// Everything there is.
 pub(super) struct World {
     base: Instant,
     pub(super) now: u64,
-    steps: u64,
-    dice: Dice,
+    pub(super) steps: u64,
+    pub(super) dice: Dice,
     pub(super) climate: Climate,
     pub(super) agenda: Agenda,
-    network: Network,
-    board: Switchboard,
+    pub(super) network: Network,
+    pub(super) board: Switchboard,
     pub(super) processes: Vec<Process>,
     hosts: Vec<Vec<Rank>>,
-    comms: BTreeMap<u64, Comm>,
+    pub(super) comms: BTreeMap<u64, Comm>,
     /// The roots that there have been.
     pub(super) hubs: Vec<Hub>,
     /// When the last message of each direction of each control connection comes: nothing overtakes it.
     pub(super) up_by: Vec<u64>,
     pub(super) down_by: Vec<u64>,
-    plan: Vec<Planned>,
-    cuts: Vec<Cut>,
-    leaves_when_done: bool,
+    pub(super) plan: Vec<Planned>,
+    pub(super) cuts: Vec<Cut>,
+    pub(super) leaves_when_done: bool,
     pub(super) bug: Option<Bug>,
     pub(super) judge: Judge,
-    said: Vec<Said>,
-    notices: Vec<Notice>,
+    pub(super) said: Vec<Said>,
+    pub(super) notices: Vec<Notice>,
 }
 
 impl World {
@@ -238,147 +232,6 @@ impl World {
         self.turn_soon(rank);
     }
 
-    // Turns.
-
-    fn turn_in(&mut self, rank: Rank, delay: u64, by_timer: bool) {
-        let process = &mut self.processes[rank];
-        process.turn += 1;
-        let turn = process.turn;
-        self.agenda.put(self.now + delay, Event::Turn { rank, turn, by_timer });
-    }
-
-    fn turn_soon(&mut self, rank: Rank) {
-        self.processes[rank].is_asleep = false;
-        let delay = self.climate.turn_delay();
-        self.turn_in(rank, delay, false);
-    }
-
-    /// Ends a rank's sleep.
-    pub(super) fn wake(&mut self, rank: Rank) {
-        if self.processes[rank].is_asleep {
-            self.turn_soon(rank);
-        }
-    }
-
-    fn turn(&mut self, rank: Rank, by_timer: bool) {
-        let now = self.moment();
-        let process = &mut self.processes[rank];
-        process.was_woken();
-        let Some(session) = &mut process.session else { return };
-        if matches!(process.doing, Doing::Recovers(_) | Doing::Out) {
-            return;
-        }
-        let mut said = std::mem::take(&mut self.said);
-        let begun = session.begun();
-        let turn = session.turn(now, &mut said);
-        if by_timer && turn.moved && session.begun() == begun && session.is_underway() {
-            self.judge.accuse(format!("rank {rank} slept while there was something to do: a lost wake-up"));
-        }
-        let comm = session.comm;
-        for said in said.drain(..) {
-            self.hear(rank, comm, said);
-        }
-        self.said = said;
-        self.after(rank, turn.next);
-    }
-
-    /// What a rank's turn has brought forth.
-    fn hear(&mut self, rank: Rank, comm: u64, said: Said) {
-        match said {
-            Said::Failed(error) => {
-                self.log(rank, || format!("ends the communicator: {error}"));
-                self.revoke(rank, comm, &error);
-            }
-            Said::Stalled(signature, waiting_for) => {
-                self.log(rank, || format!("waits for {waiting_for:?} in {signature}"));
-                let me = self.processes[rank].session.as_ref().map_or(0, |session| session.me);
-                self.tell_root(rank, Saying::stalled(comm, me, signature, waiting_for));
-            }
-            Said::Ended(ended) => {
-                self.log(rank, || format!("call {} of {comm:x} ended: {:?}", ended.index, ended.outcome));
-                let Some(session) = &self.processes[rank].session else { return };
-                let took = self.moment().saturating_duration_since(ended.began);
-                self.judge.ended(rank, session, *ended, took, self.now);
-            }
-        }
-    }
-
-    fn after(&mut self, rank: Rank, next: Next) {
-        match next {
-            Next::Again => self.turn_soon(rank),
-            Next::In(delay) => {
-                let delay = delay.as_nanos() as u64 + self.climate.turn_delay();
-                self.turn_in(rank, delay, false);
-            }
-            Next::Sleep(nap) => {
-                let process = &mut self.processes[rank];
-                process.is_asleep = true;
-                if let Some(session) = &process.session {
-                    session.interests(&mut process.interests);
-                }
-                let ready = |interest: &Interest| interest.writable && self.network.is_writable(interest.fd as usize);
-                if process.interests.iter().any(ready) {
-                    return self.turn_soon(rank);
-                }
-                let interests = std::mem::take(&mut self.processes[rank].interests);
-                self.log(rank, || format!("sleeps on {interests:?}, at most {nap:?}"));
-                self.processes[rank].interests = interests;
-                // Now and then for no reason, as sleepers do.
-                let nap = nap.as_nanos() as u64 + 1;
-                let early = self.dice.permille(20);
-                let nap = if early { self.dice.between(1, nap) } else { nap };
-                self.turn_in(rank, nap, true);
-            }
-            Next::Finished => self.finished(rank),
-            Next::Failed => self.recover(rank),
-        }
-    }
-
-    fn finished(&mut self, rank: Rank) {
-        let process = &mut self.processes[rank];
-        process.is_asleep = true;
-        process.interests.clear();
-        let was_done = matches!(process.doing, Doing::Done);
-        process.doing = Doing::Done;
-        let Some(session) = &process.session else { return };
-        let slip = session.script.slip.filter(|(who, _, _)| *who == session.me).map(|(_, _, slip)| slip);
-        if was_done {
-            return;
-        }
-        if slip == Some(Slip::Leaves) {
-            self.judge.blame(rank);
-            self.agenda.put(self.now + 10 * US, Event::Leaves(rank));
-        } else if self.leaves_when_done {
-            let pause = self.dice.between(US, 5 * MS);
-            self.agenda.put(self.now + pause, Event::Leaves(rank));
-        }
-    }
-
-    fn leave(&mut self, rank: Rank) {
-        let process = &mut self.processes[rank];
-        // Who has learnt meanwhile that the others failed stays with them.
-        let goes = match &process.doing {
-            Doing::Done => process.session.as_ref().is_none_or(|session| session.fate.check().is_ok()),
-            Doing::Out => true,
-            _ => false,
-        };
-        if process.life == Life::Runs && goes {
-            self.log(rank, || "leaves".into());
-            let process = &mut self.processes[rank];
-            process.life = Life::Left;
-            self.judge.left(rank);
-            self.drop_session(rank);
-            self.tell_root(rank, Saying::goodbye());
-        }
-    }
-
-    pub(super) fn drop_session(&mut self, rank: Rank) {
-        if let Some(session) = self.processes[rank].drop_session() {
-            self.board.forget(session.comm, session.me);
-            drop(session);
-        }
-    }
-
     // Events.
 
     fn happen(&mut self, event: Event) {
@@ -474,237 +327,6 @@ impl World {
             _ => None,
         }
     }
-
-    /// Something has changed at one end of a pipe: wakes who sleeps on it.
-    fn stir(&mut self, id: PipeId, at_reader: bool) {
-        let (rank, comm, is_socket) =
-            self.board.line(id, |line| (if at_reader { line.to } else { line.from }, line.comm, line.is_socket));
-        let process = &self.processes[rank];
-        let is_awaited = |interest: &Interest| {
-            interest.fd as usize == id && (if at_reader { interest.readable } else { interest.writable })
-        };
-        let is_there = process.session.as_ref().is_some_and(|session| session.comm == comm);
-        if is_there && (!is_socket || process.interests.iter().any(|interest| is_awaited(interest))) {
-            self.wake(rank);
-        }
-    }
-
-    fn dial(&mut self, side: Side) {
-        let (comm, me, peer, _) = side;
-        let members = self.comms[&comm].members.clone();
-        let life = self.processes[members[peer]].life;
-        let is_there = self.processes[members[me]].session.as_ref().is_some_and(|session| session.comm == comm);
-        if !is_there {
-            return;
-        }
-        if matches!(life, Life::Dead | Life::Left) {
-            self.board.fail(
-                side,
-                Error::PeerLost { suspects: vec![peer], what: "can no longer be reached".into(), during: None },
-            );
-        } else {
-            self.judge.tally.links += 1;
-            self.board.connect(side, &members);
-        }
-        self.wake(members[me]);
-        self.wake(members[peer]);
-    }
-
-    /// Puts on the agenda what follows from what links and hosts have noted.
-    fn notice(&mut self) {
-        let mut notices = std::mem::take(&mut self.notices);
-        self.network.notices(&mut notices);
-        for notice in notices.drain(..) {
-            match notice {
-                Notice::Sent(id, position) => {
-                    let at = self.arrival(id);
-                    self.agenda.put(at, Event::Arrives(id, position));
-                }
-                Notice::Released(id, position) => {
-                    let delay = self.travel(id);
-                    let now = self.now;
-                    let at = self.board.line(id, |line| {
-                        line.acknowledged_by = line.acknowledged_by.max(now + delay);
-                        line.acknowledged_by
-                    });
-                    self.agenda.put(at, Event::Acknowledged(id, position));
-                }
-                Notice::SenderGone(id) if self.board.line(id, |line| line.is_socket) => {
-                    let at = self.arrival(id);
-                    self.agenda.put(at, Event::Ends(id));
-                }
-                Notice::ReaderGone(id) if self.board.line(id, |line| line.is_socket) => {
-                    let delay = self.climate.link_delay();
-                    self.agenda.put(self.now + delay, Event::Refused(id));
-                }
-                Notice::SenderGone(_) | Notice::ReaderGone(_) => {}
-            }
-        }
-        self.notices = notices;
-        for side in self.board.requests() {
-            let delay = 2 * self.climate.link_delay();
-            self.agenda.put(self.now + delay, Event::Dials(side));
-        }
-        self.show_signals();
-    }
-
-    /// How long something takes on a pipe.
-    fn travel(&mut self, id: PipeId) -> u64 {
-        match self.board.line(id, |line| line.is_socket) {
-            true => self.climate.link_delay(),
-            false => self.climate.memory_delay(),
-        }
-    }
-
-    /// When what is sent on a pipe now arrives: after all that was sent before.
-    fn arrival(&mut self, id: PipeId) -> u64 {
-        let delay = self.travel(id);
-        let now = self.now;
-        self.board.line(id, |line| {
-            line.arrives_by = line.arrives_by.max(now + delay);
-            line.arrives_by
-        })
-    }
-
-    fn show_signals(&mut self) {
-        let mut seen = Vec::new();
-        for (comm, Comm { hosts, .. }) in &self.comms {
-            for (host, memory) in hosts.iter().enumerate() {
-                for signal in memory.signals() {
-                    let others = (0..memory.ranks()).filter(|observer| *observer != signal.0);
-                    seen.extend(others.map(|observer| Event::Seen { comm: *comm, host, observer, signal }));
-                }
-                if !memory.aborts().is_empty() {
-                    // All are woken; they look at the abort word themselves.
-                    seen.extend((0..memory.ranks()).map(|observer| Event::Seen {
-                        comm: *comm,
-                        host,
-                        observer,
-                        signal: (observer, 0, 0),
-                    }));
-                }
-            }
-        }
-        for event in seen {
-            let delay = self.climate.memory_delay();
-            self.agenda.put(self.now + delay, event);
-        }
-    }
-
-    // Faults.
-
-    /// Does the faults whose time has come.
-    fn strike(&mut self) {
-        while self.plan.first().is_some_and(|planned| planned.at_step <= self.steps) {
-            let Planned { fault, .. } = self.plan.remove(0);
-            self.suffer(fault);
-        }
-    }
-
-    fn suffer(&mut self, fault: Fault) {
-        let tally = &mut self.judge.tally;
-        match fault {
-            Fault::Death { rank, is_reset } if matches!(self.processes[rank].life, Life::Runs | Life::Frozen) => {
-                tally.deaths += 1;
-                self.log(rank, || "dies".into());
-                self.die(rank, is_reset);
-            }
-            Fault::Freeze { rank, for_ns } if self.processes[rank].life == Life::Runs => {
-                tally.freezes += 1;
-                self.log(rank, || format!("is frozen for {for_ns:?} ns"));
-                self.judge.blame(rank);
-                self.processes[rank].life = Life::Frozen;
-                self.processes[rank].thaws = for_ns.is_some();
-                if let Some(for_ns) = for_ns {
-                    self.agenda.put(self.now + for_ns, Event::Thaws(rank));
-                }
-            }
-            Fault::Cut { from, to, both_ways, for_ns } => {
-                tally.cuts += 1;
-                self.log("net", || format!("cut between {from} and {to}, both ways: {both_ways}, for {for_ns:?} ns"));
-                self.judge.blame(from);
-                self.judge.blame(to);
-                let mut ways = vec![(from, to)];
-                ways.extend(both_ways.then_some((to, from)));
-                self.cuts.push(Cut { ways, held: Vec::new(), is_healed: false });
-                if let Some(for_ns) = for_ns {
-                    self.agenda.put(self.now + for_ns, Event::Heals(self.cuts.len() - 1));
-                }
-            }
-            Fault::Abort { rank } if self.processes[rank].life == Life::Runs => {
-                let Some(session) = &self.processes[rank].session else { return };
-                let (comm, by) = (session.comm, session.me);
-                let error = Error::Aborted { by, reason: "it was told to".into() };
-                if session.fate.fail(error.clone()) {
-                    tally.aborts += 1;
-                    self.log(rank, || "aborts".into());
-                    self.judge.blame(rank);
-                    self.revoke(rank, comm, &error);
-                    self.wake(rank);
-                }
-            }
-            Fault::Death { .. } | Fault::Freeze { .. } | Fault::Abort { .. } => {}
-        }
-    }
-
-    fn die(&mut self, rank: Rank, is_reset: bool) {
-        self.judge.blame(rank);
-        self.judge.death(rank, self.now);
-        self.processes[rank].life = Life::Dead;
-        self.processes[rank].missed.clear();
-        if is_reset {
-            for (id, line) in self.board.lines().iter().enumerate() {
-                if line.from == rank && line.is_socket {
-                    self.board.line(id, |line| line.is_reset = true);
-                }
-            }
-        }
-        self.drop_session(rank);
-        self.disconnect(rank);
-        for hub in (0..self.hubs.len()).filter(|hub| self.hubs[*hub].home == rank).collect::<Vec<_>>() {
-            if !std::mem::replace(&mut self.hubs[hub].is_closed, true) {
-                self.judge.tally.root_deaths += 1;
-                let guests = self.hubs[hub].side.guests().clone();
-                guests.into_iter().for_each(|guest| self.hang_up(hub, guest));
-            }
-        }
-    }
-
-    fn thaw(&mut self, rank: Rank) {
-        if self.processes[rank].life != Life::Frozen {
-            return;
-        }
-        self.log(rank, || "goes on".into());
-        self.judge.thawed(rank, self.now);
-        self.processes[rank].life = Life::Runs;
-        let missed = std::mem::take(&mut self.processes[rank].missed);
-        for event in missed {
-            // In the order in which they came; a timer that ran out meanwhile has company now.
-            let event = match event {
-                Event::Turn { rank, turn, .. } => Event::Turn { rank, turn, by_timer: false },
-                event => event,
-            };
-            self.agenda.put(self.now + 100, event);
-        }
-    }
-}
-
-/// Whether an event would have to cross a cut.
-fn crosses(board: &Switchboard, comms: &BTreeMap<u64, Comm>, cut: &Cut, event: &Event) -> bool {
-    let crossed = |from: Rank, to: Rank| cut.ways.contains(&(from, to));
-    match event {
-        Event::Arrives(id, _) | Event::Ends(id) => {
-            board.line(*id, |line| line.is_socket && crossed(line.from, line.to))
-        }
-        Event::Acknowledged(id, _) | Event::Refused(id) => {
-            board.line(*id, |line| line.is_socket && crossed(line.to, line.from))
-        }
-        Event::Dials((comm, me, peer, _)) => {
-            let members = &comms[comm].members;
-            crossed(members[*me], members[*peer]) || crossed(members[*peer], members[*me])
-        }
-        _ => false,
-    }
 }
 
 /// The job's hosts, as the members of a communicator number themselves, by lowest rank.
@@ -716,10 +338,6 @@ fn regroup(hosts: &[Vec<Rank>], members: &[Rank]) -> Vec<Vec<Rank>> {
     let mut groups: Vec<Vec<Rank>> = hosts.iter().map(here).filter(|group| !group.is_empty()).collect();
     groups.sort_unstable_by_key(|group| group[0]);
     groups
-}
-
-fn closed(peer: Rank) -> Error {
-    Error::PeerLost { suspects: vec![peer], what: "closed its connection".into(), during: None }
 }
 
 /// One to four hosts with one to four ranks each, at most eight ranks in all.
