@@ -69,6 +69,7 @@
 //! # Features
 //!
 //! `tools` (default) builds the `*_perf` programs and pulls in what only they use.
+//! `sim` brings the module `sim`, the deterministic simulation of engine and control plane, and its program `roundel-sim`.
 
 pub mod bootstrap;
 #[cfg(feature = "tools")]
