@@ -171,6 +171,12 @@ impl World {
         if process.root.is_some() {
             if process.member.has_silent_root(now) {
                 self.log(rank, || "gives up its root, which is silent".into());
+                let home = self.processes[rank].root.map(|hub| self.hubs[hub].home);
+                match home.is_some_and(|home| self.judge.may_name(home)) {
+                    // Should the root go on after all, it goes on without this rank.
+                    true => self.judge.blame(rank),
+                    false => self.judge.accuse(format!("rank {rank} gave up a root that did nothing")),
+                }
                 self.tell_root(rank, Saying::deposed());
                 self.lose_root(rank, Some(Finding::Silent));
             } else {

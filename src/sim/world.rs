@@ -14,7 +14,7 @@ use super::session::{Said, Session};
 use super::switchboard::Switchboard;
 use super::traffic::closed;
 use super::{Bug, Outcome};
-use crate::bootstrap::simulated::{MemberSide, RootSide, Saying};
+use crate::bootstrap::simulated::{MemberSide, RootSide};
 use crate::engine::{Fate, Lane};
 use crate::transport::Shared;
 use crate::transport::sim::{HostMemory, Network, Notice};
