@@ -261,10 +261,12 @@ impl World {
         if caller.attempt != attempt || caller.root.is_some() || caller.next_root.is_some() {
             return;
         }
-        if matches!(self.processes[door].life, Life::Dead | Life::Left) {
+        let hub = self.hubs.iter().position(|hub| hub.home == door && !hub.is_closed);
+        // The process of a root goes on when its rank has left.
+        if self.processes[door].life == Life::Dead || (self.processes[door].life == Life::Left && hub.is_none()) {
             return self.answer_in(rank, attempt, Answer::NobodyThere);
         }
-        if let Some(hub) = self.hubs.iter().position(|hub| hub.home == door && !hub.is_closed) {
+        if let Some(hub) = hub {
             let mut word = None;
             self.with_root(hub, |side| {
                 let (letters, objection) = side.take_back(rank);

@@ -56,6 +56,8 @@ pub(super) struct Process {
     pub(super) is_alone: bool,
     /// It has waited for a root-to-be once.
     pub(super) is_impatient: bool,
+    /// It would leave, and has no root to tell.
+    pub(super) leaves_since: Option<u64>,
     /// Frozen for a while only.
     pub(super) thaws: bool,
     watch: Option<Watch>,
@@ -78,6 +80,7 @@ impl Process {
             attempt: 0,
             is_alone: false,
             is_impatient: false,
+            leaves_since: None,
             thaws: false,
             watch: None,
             is_woken: Arc::default(),

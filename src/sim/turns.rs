@@ -11,6 +11,9 @@ use crate::bootstrap::simulated::Saying;
 use crate::transport::Interest;
 use crate::types::Rank;
 
+/// How long a rank that leaves looks for a root to tell.
+const GOODBYE: u64 = 2000 * MS;
+
 impl World {
     fn turn_in(&mut self, rank: Rank, delay: u64, by_timer: bool) {
         let process = &mut self.processes[rank];
@@ -134,6 +137,14 @@ impl World {
             Doing::Out => true,
             _ => false,
         };
+        if process.life == Life::Runs && goes && process.root.is_none() && !process.is_alone {
+            // It wants somebody to hear its goodbye, for a while.
+            let since = *self.processes[rank].leaves_since.get_or_insert(self.now);
+            if self.now < since + GOODBYE {
+                return self.agenda.put(self.now + 20 * MS, Event::Leaves(rank));
+            }
+        }
+        let process = &mut self.processes[rank];
         if process.life == Life::Runs && goes {
             self.log(rank, || "leaves".into());
             let process = &mut self.processes[rank];
