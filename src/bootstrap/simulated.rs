@@ -92,6 +92,10 @@ impl Saying {
         Saying(ToRoot::Stalled { comm, rank, signature, waiting_for })
     }
 
+    pub(crate) fn is_goodbye(&self) -> bool {
+        self.0 == ToRoot::Bye
+    }
+
     pub(crate) fn is_alive(&self) -> bool {
         self.0 == ToRoot::Alive
     }

@@ -285,6 +285,10 @@ impl World {
                 if !saying.is_alive() {
                     self.log(format!("root {hub}"), || format!("hears from {from} {saying:?}"));
                 }
+                if self.hubs[hub].is_closed && saying.is_goodbye() {
+                    // A goodbye that nobody hears: it looks like a death.
+                    self.judge.blame(from);
+                }
                 self.with_root(hub, |side| side.hear(from, saying));
             }
             Event::RankGone(hub, rank) => self.with_root(hub, |side| side.lose(rank)),
