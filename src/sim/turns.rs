@@ -149,7 +149,12 @@ impl World {
             self.log(rank, || "leaves".into());
             let process = &mut self.processes[rank];
             process.life = Life::Left;
+            let followed = process.root;
             self.judge.left(rank);
+            if followed.is_some_and(|hub| self.hubs[hub].is_closed) {
+                // A goodbye that nobody hears: it looks like a death.
+                self.judge.blame(rank);
+            }
             self.drop_session(rank);
             self.tell_root(rank, Saying::goodbye());
         }
