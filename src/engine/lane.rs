@@ -269,17 +269,11 @@ impl Lane {
         while index < tasks.len() {
             let task = &mut tasks[index];
             moved |= self.poll_task(task, &mut claims).map_err(|error| error.during(task.op))?;
-            let is_over = task.is_over();
-            // Not only when all is flushed: what later calls have gathered goes only when the peer has come to them, and that
-            // may be waiting for this audit.
-            if is_over
-                && std::mem::take(&mut task.is_audited)
-                && let Some(audit) = tasks.get_mut(index + 1)
-            {
-                audit.audit.as_mut().expect("an audit stands right behind its call").release();
-            }
-            if is_over && self.flush(&tasks[index])? {
+            if task.is_over() && task.is_flushed() {
                 let task = tasks.remove(index).expect("index is in range");
+                if let (true, Some(audit)) = (task.is_audited, tasks.get_mut(index)) {
+                    audit.audit.as_mut().expect("an audit stands right behind its call").release();
+                }
                 self.retire(task)?;
                 moved = true;
             } else {
@@ -310,27 +304,26 @@ impl Lane {
             }
         }
         claims.signals |= task.plan.uses_signals();
-        for (index, state) in task.runs.iter().enumerate() {
-            let run = &task.plan.runs[index];
-            if state.next < run.ops.len() || !state.greeting.is_done() || task.has_more_rounds() {
-                claims.ends.push((state.link, run.way));
-            }
-        }
+        self.claim_ends(task, claims)?;
         Ok(moved)
     }
 
-    /// Pushes out what the task's links have gathered; true when nothing is left.
-    fn flush(&mut self, task: &Task) -> Result<bool> {
-        let mut empty = true;
-        for (state, run) in task.runs.iter().zip(&task.plan.runs) {
+    /// Which link ends the task still needs. One that sends it needs until all has gone: what a later call gathered behind it
+    /// would go only when the peer has come to that call, and the peer may be waiting for the end of this one.
+    fn claim_ends(&mut self, task: &mut Task, claims: &mut Claims) -> Result<()> {
+        let has_more_rounds = task.has_more_rounds();
+        for (state, run) in task.runs.iter_mut().zip(&task.plan.runs) {
+            let has_moved = state.next == run.ops.len() && state.greeting.is_done() && !has_more_rounds;
             let link = &mut self.links[state.link];
-            if let (Way::Out, Some((tx, _))) = (run.way, &mut link.ends) {
-                let flushed = tx.flush()?;
-                link.full |= !flushed;
-                empty &= flushed;
+            if let (true, Way::Out, false, Some((tx, _))) = (has_moved, run.way, state.is_flushed, &mut link.ends) {
+                state.is_flushed = tx.flush()?;
+                link.full |= !state.is_flushed;
+            }
+            if !has_moved || (run.way == Way::Out && !state.is_flushed) {
+                claims.ends.push((state.link, run.way));
             }
         }
-        Ok(empty)
+        Ok(())
     }
 
     /// Pushes out what all links have gathered, while calls wait for answers to it.

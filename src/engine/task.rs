@@ -24,6 +24,8 @@ pub(super) struct RunState {
     pub(super) link: usize,
     pub(super) next: usize,
     pub(super) greeting: Greeting,
+    /// All that it sends has left this side.
+    pub(super) is_flushed: bool,
 }
 
 /// Where a task stands with the other ranks of its host.
@@ -228,7 +230,7 @@ impl Task {
                 Way::Out => Greeting::to_send(header),
                 Way::In => Greeting::to_receive(header),
             };
-            RunState { link, next: 0, greeting }
+            RunState { link, next: 0, greeting, is_flushed: false }
         });
         states.collect()
     }
@@ -314,6 +316,11 @@ impl Task {
     /// It may not begin yet: the call that it audits goes on.
     pub(super) fn is_held(&self) -> bool {
         self.audit.as_ref().is_some_and(|audit| audit.is_held())
+    }
+
+    /// All that it sends has left this side.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.runs.iter().zip(&self.plan.runs).all(|(state, run)| run.way == Way::In || state.is_flushed)
     }
 
     /// Every op of every round is done, and every header has been exchanged.
