@@ -26,13 +26,19 @@ pub(super) struct Climate {
 
 impl Climate {
     pub(super) fn draw(mut dice: Dice) -> Climate {
+        let link_ns = dice.pick(&[2 * US, 20 * US, 200 * US]);
+        // What takes longest still has to end before its deadline.
+        let windows: &'static [&'static [usize]] = match link_ns > 100 * US {
+            true => &[&[64, 200, 1000], &[4096], &[64, 1000, 65536]],
+            false => &[&[16, 24, 64], &[64, 200, 1000], &[4096], &[16, 1000, 65536]],
+        };
         Climate {
-            link_ns: dice.pick(&[2 * US, 20 * US, 200 * US]),
+            link_ns,
             spikes: dice.pick(&[0, 2, 20]),
             spike_ns: dice.pick(&[MS, 20 * MS]),
             turn_ns: dice.pick(&[500, 5 * US, 50 * US]),
             control_ns: dice.pick(&[30 * US, MS, 10 * MS]),
-            windows: dice.pick(&[&[16, 24, 64][..], &[64, 200, 1000], &[4096], &[16, 1000, 65536]]),
+            windows: dice.pick(windows),
             gathers: dice.pick(&[&[0][..], &[64, 256], &[0, 100, 4096]]),
             dice,
         }
