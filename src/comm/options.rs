@@ -70,7 +70,7 @@ pub struct Options {
     pub reproducible: bool,
     /// Where this rank listens and dials.
     pub interface: Option<String>,
-    /// Ports to listen on.
+    /// Ports to listen on. A rank needs two of them, the root one more.
     pub port_range: Option<PortRange>,
     /// Encrypt what goes over TCP, data and control plane alike (AES-256-GCM, fresh keys for each connection). Shared memory
     /// needs none: only this user's processes reach it.

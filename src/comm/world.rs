@@ -86,6 +86,8 @@ impl World {
         if world == 0 || rank >= world {
             return Err(Error::invalid(format!("rank {rank} of a world of {world}")));
         }
+        // What is wrong here should not be found out only when all have come.
+        detect::place()?;
         let deadline = Instant::now() + options.init_timeout;
         let secret = config.root.secret().clone();
         let world = World::of(Control::join(config)?, options, secret)?;

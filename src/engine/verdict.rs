@@ -43,6 +43,7 @@ impl Verdict {
         }
         match &self.error {
             Error::PeerLost { suspects, during, .. } if suspects.iter().all(|&rank| fate.has_left(rank)) => {
+                tracing::debug!("{}: it has left in good order", self.error);
                 Some(Error::PeerLost { suspects: suspects.clone(), what: LEFT.into(), during: *during })
             }
             _ => None,

@@ -150,14 +150,15 @@ fn ports_are_those_that_the_firewall_lets_through() {
         let net = Net::new();
         // A network of the test's own: all of its ports are free.
         let said = run(&with(net.places([2, 2], V4), &[("ROUNDEL_PORT_RANGE", "20000-20004")]), "ports", "");
-        let ports: Vec<&str> = said.iter().map(|lines| lines.last().unwrap().as_str()).collect();
-        // The root and two data endpoints on the one host, two on the other.
-        let mut on_a: Vec<&str> =
-            ports[..2].iter().flat_map(|ports| ports.trim_start_matches("ports ").split(',')).collect();
-        on_a.sort_unstable();
-        assert_eq!(on_a, ["20000", "20001", "20002"]);
-        let mut on_b = ports[2..].to_vec();
-        on_b.sort_unstable();
-        assert_eq!(on_b, ["ports 20000", "ports 20001"]);
+        let ports = |ranks: &[Vec<String>]| {
+            let lines = ranks.iter().map(|lines| lines.last().unwrap().trim_start_matches("ports "));
+            let mut ports: Vec<u16> =
+                lines.flat_map(|line| line.split(',')).map(|port| port.parse().unwrap()).collect();
+            ports.sort_unstable();
+            ports
+        };
+        // Each rank has a data endpoint and a door for those who look for a root; the root is on the first host.
+        assert_eq!(ports(&said[..2]), [20000, 20001, 20002, 20003, 20004]);
+        assert_eq!(ports(&said[2..]), [20000, 20001, 20002, 20003]);
     });
 }

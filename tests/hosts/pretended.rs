@@ -32,6 +32,19 @@ fn hosts_of_one_two_and_three() {
     suite(&[0, 1, 1, 2, 2, 2], "lo", "[[0], [1, 2], [3, 4, 5]] shm+tcp");
 }
 
+/// Whoever is alone on its host adds up what is under way to the others in memory of its own. (Over several channels also
+/// between three hosts: rings.)
+#[test]
+fn hosts_of_one_two_and_three_in_two_levels() {
+    let places: Vec<Place> = places(&[0, 1, 1, 2, 2, 2], "lo")
+        .into_iter()
+        .map(|place| place.with("ROUNDEL_ALGO", "hierarchical").with("ROUNDEL_CHANNELS", "2"))
+        .collect();
+    for lines in run(&places, "suite", "1,2003") {
+        assert!(lines.iter().any(|line| line == "algorithm hierarchical"), "{lines:?}");
+    }
+}
+
 #[test]
 fn over_the_loopback_of_ipv6() {
     match has_ipv6() {

@@ -31,7 +31,7 @@ pub struct Card {
     pub slot_bytes: u32,
 }
 
-/// How much this side has written.
+/// How much this side has written, and got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct Goodbye {
@@ -39,6 +39,8 @@ pub struct Goodbye {
     pub slots: u64,
     /// Writes of any kind.
     pub writes: u64,
+    /// Slots of the other side that have arrived.
+    pub taken: u64,
 }
 
 /// One side of the connection.

@@ -382,19 +382,16 @@ impl Inner {
 
     /// True when all that was gathered has left: nothing of it depends on this side any more.
     pub(super) fn flush(&mut self, id: u32) -> Result<bool> {
-        let is_posted = self.close_slot(id)?;
-        let link = self.link(id);
-        if is_posted && link.slots_under_way == 0 {
+        if self.close_slot(id)? && self.link(id).is_delivered() {
             return Ok(true);
         }
         self.look()?;
-        self.check(id)?;
-        let is_posted = self.close_slot(id)?;
-        let link = self.link(id);
-        if is_posted && link.slots_under_way == 0 {
+        // A peer that has all it needs may leave before the provider has told this side that it has.
+        if self.close_slot(id)? && self.link(id).is_delivered() {
             return Ok(true);
         }
-        link.look_for_end();
+        self.check(id)?;
+        self.link(id).look_for_end();
         Ok(false)
     }
 
@@ -619,6 +616,11 @@ impl Link {
         self.out.credit(head.credit.into(), u32::MAX.into());
     }
 
+    /// All slots that were sent are with the peer, by the provider's word or its own.
+    fn is_delivered(&self) -> bool {
+        self.slots_under_way == 0 || self.control.goodbye().is_some_and(|goodbye| goodbye.taken == self.out.sent())
+    }
+
     /// After a look in vain: perhaps the peer has closed. To see that is a system call, so it is done now and then, and
     /// whenever the driver has slept.
     fn look_for_end(&mut self) {
@@ -650,7 +652,8 @@ impl Link {
     fn is_over(&mut self) -> bool {
         if self.slots_under_way + self.credits_under_way == 0 && !self.said_goodbye {
             if self.far.is_some() {
-                self.control.say_goodbye(Goodbye { slots: self.out.sent(), writes: self.writes_begun });
+                let taken = self.inflow.arrived();
+                self.control.say_goodbye(Goodbye { slots: self.out.sent(), writes: self.writes_begun, taken });
             }
             self.said_goodbye = true;
         }
