@@ -5,6 +5,7 @@
 
 use super::knowledge::{Event, Knowledge};
 use super::ledger::{Audience, Ledger, Mail};
+use super::member::exchange_id;
 use super::messages::{ExchangeError, ExchangeId, FromRoot, Gone, Terms, ToRoot};
 use super::roster::Seat;
 use super::succession::{Inheritance, Succession};
@@ -45,6 +46,15 @@ pub(crate) enum Failure {
     Late,
     Gone,
     Minority,
+}
+
+/// An exchange: all its members name it alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Exchange {
+    pub(crate) tag: u64,
+    pub(crate) members: Vec<Rank>,
+    /// Those who are gone are not waited for.
+    pub(crate) among_living: bool,
 }
 
 /// How a rank went, as another finds out.
@@ -161,18 +171,14 @@ impl MemberSide {
         self.announce(Event::Revoked(comm, error.clone()))
     }
 
-    /// Begins an exchange: of all members, or among those that live.
-    pub(crate) fn contribute(
-        &mut self,
-        exchange: ExchangeId,
-        members: &[Rank],
-        among_living: bool,
-        bytes: Vec<u8>,
-    ) -> Saying {
+    /// Begins an exchange. Its name, and what to tell the root.
+    pub(crate) fn contribute(&mut self, exchange: Exchange, bytes: Vec<u8>) -> (ExchangeId, Saying) {
+        let Exchange { tag, members, among_living } = exchange;
+        let (exchange, count) = (exchange_id(tag, &members), members.len());
         let terms = if among_living { Terms::Living } else { Terms::All };
-        let message = ToRoot::Contribute { exchange, members: members.to_vec(), terms, bytes };
-        self.knowledge.begin(exchange, message.clone(), members.len());
-        Saying(message)
+        let message = ToRoot::Contribute { exchange, members, terms, bytes };
+        self.knowledge.begin(exchange, message.clone(), count);
+        (exchange, Saying(message))
     }
 
     pub(crate) fn give_up(&mut self, exchange: ExchangeId) -> Saying {

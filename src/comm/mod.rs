@@ -7,6 +7,7 @@
 
 mod buffer;
 mod calls;
+pub(crate) mod census;
 mod dialler;
 mod explain;
 mod fabric;
@@ -56,9 +57,9 @@ const WORLD_COMM: u64 = 0x526f_756e_6465_6c31;
 
 /// What tells a communicator from all others of its job.
 #[derive(Clone, Copy)]
-struct Identity {
-    comm: u64,
-    epoch: u32,
+pub(crate) struct Identity {
+    pub(crate) comm: u64,
+    pub(crate) epoch: u32,
 }
 
 /// One rank's handle on a group of ranks.

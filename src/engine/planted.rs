@@ -4,7 +4,6 @@
 
 /// A mistake in the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(any(test, feature = "sim")), expect(dead_code, reason = "planted by the simulation only"))]
 pub(crate) enum Mistake {
     /// The headers of two ranks are not compared.
     HeaderUnread,

@@ -7,9 +7,9 @@ use super::Bug;
 use super::agenda::{Answer, Event, HubId};
 use super::climate::MS;
 use super::process::{Doing, Life};
-use super::recovery::{Census, Progress};
+use super::recovery::{Aim, Census, Progress};
 use super::world::World;
-use crate::bootstrap::simulated::{Finding, Letters, News, RHYTHM, RootSide, Saying, Word};
+use crate::bootstrap::simulated::{Finding, Letters, News, Outcome, RHYTHM, RootSide, Saying, Word};
 use crate::error::Error;
 use crate::types::Rank;
 use std::time::Duration;
@@ -339,35 +339,55 @@ impl World {
         self.log(rank, || "is of the job no more".into());
         self.judge.tally.expelled += 1;
         self.disconnect(rank);
-        if let Doing::Recovers(_) = self.processes[rank].doing {
+        if let Doing::Agrees(_) = self.processes[rank].doing {
             self.give_up(rank, "is of the job no more");
         }
     }
 
-    // Recovery.
+    // What ranks agree on.
 
+    /// All calls of a rank have ended well: have they for the others?
+    pub(super) fn agree(&mut self, rank: Rank) {
+        self.take_census(rank, Aim::Agree(true));
+    }
+
+    /// A rank's communicator has failed.
     pub(super) fn recover(&mut self, rank: Rank) {
+        let Some(session) = &self.processes[rank].session else { return };
+        if session.epoch + 1 >= EPOCHS {
+            self.processes[rank].is_asleep = true;
+            return self.give_up(rank, "has had enough");
+        }
+        // A rank may still be about to agree on a step when others have begun to shrink.
+        let after = if self.dice.permille(250) { self.dice.between(1, 2) as u32 } else { 0 };
+        self.take_census(rank, Aim::Shrink { after });
+    }
+
+    fn take_census(&mut self, rank: Rank, aim: Aim) {
         let process = &mut self.processes[rank];
         process.is_asleep = true;
         let Some(session) = &process.session else { return };
-        if session.epoch + 1 >= EPOCHS {
-            return self.give_up(rank, "has had enough");
-        }
-        let census = Census::begin(session.comm, session.epoch, session.members.clone());
-        self.judge.tally.censuses += 1;
-        self.processes[rank].doing = Doing::Recovers(Box::new(census));
+        let (members, number) = (session.members.clone(), session.censuses);
+        let census = Census::begin(session.comm, session.epoch, members, number, aim);
+        process.doing = Doing::Agrees(Box::new(census));
         self.ask(rank);
     }
 
     /// Takes part in the exchange that its census has come to, for so long.
     fn ask(&mut self, rank: Rank) {
-        if self.processes[rank].is_alone {
+        let process = &mut self.processes[rank];
+        let Doing::Agrees(census) = &process.doing else { return };
+        let (exchange, mine) = (census.exchange(), census.contribution());
+        self.judge.tally.censuses += u64::from(census.counts().is_some());
+        if exchange.members.len() == 1 {
+            // Nobody else is asked, root or no root.
+            return self.proceed(rank, Ok(vec![Some(mine)]));
+        }
+        if process.is_alone {
             return self.give_up(rank, "is of the job no more");
         }
-        let process = &mut self.processes[rank];
-        let Doing::Recovers(census) = &process.doing else { return };
-        let (exchange, request) = (census.exchange(), census.request());
-        let saying = process.member.contribute(exchange, &request.members, request.among_living, request.mine);
+        let (exchange, saying) = process.member.contribute(exchange, mine);
+        process.exchange = Some(exchange);
         self.log(rank, || format!("says {saying:?}"));
         self.tell_root(rank, saying);
         let deadline = Event::Deadline { rank, exchange, is_final: false };
@@ -377,25 +397,45 @@ impl World {
     /// Goes on with its census, if the exchange has ended.
     fn conclude(&mut self, rank: Rank) {
         let process = &mut self.processes[rank];
-        let Doing::Recovers(census) = &mut process.doing else { return };
-        let Some(outcome) = process.member.outcome(census.exchange()) else { return };
-        let epoch = census.epoch + 1;
-        match census.conclude(outcome) {
+        let Some(outcome) = process.exchange.and_then(|exchange| process.member.outcome(exchange)) else { return };
+        process.exchange = None;
+        self.proceed(rank, outcome);
+    }
+
+    fn proceed(&mut self, rank: Rank, outcome: Outcome) {
+        let process = &mut self.processes[rank];
+        let Doing::Agrees(census) = &mut process.doing else { return };
+        if let (Some((comm, number)), Ok(parts)) = (census.counts(), &outcome) {
+            self.judge.counted(rank, comm, number, parts);
+        }
+        let progress = census.conclude(outcome);
+        let number = census.number;
+        let before = process.session.as_mut().map(|session| {
+            session.censuses = number;
+            session.comm
+        });
+        match progress {
             Progress::Asks => self.ask(rank),
+            Progress::Agreed(true) => self.content(rank),
+            Progress::Agreed(false) => {
+                self.judge.tally.disagreed += 1;
+                self.log(rank, || "hears that not all is well".into());
+                self.recover(rank);
+            }
             Progress::Fails(why) => self.give_up(rank, why),
-            Progress::Together { comm, members } => {
+            Progress::Late => self.judge.accuse(format!("rank {rank} waited in vain for the others to agree")),
+            Progress::Together(identity, members) => {
                 self.log(rank, || format!("goes on with {members:?}"));
                 self.judge.tally.shrunk += 1;
                 self.drop_session(rank);
-                self.assemble(rank, comm, epoch, &members);
+                self.assemble(rank, identity, &members, before);
             }
         }
     }
 
     pub(super) fn deadline(&mut self, rank: Rank, exchange: [u8; 16], is_final: bool) {
         let process = &mut self.processes[rank];
-        let is_due = matches!(&process.doing, Doing::Recovers(census) if census.exchange() == exchange);
-        if !is_due || process.life != Life::Runs {
+        if process.exchange != Some(exchange) || process.life != Life::Runs {
             return;
         }
         if is_final {
@@ -411,6 +451,7 @@ impl World {
     pub(super) fn give_up(&mut self, rank: Rank, why: &'static str) {
         self.log(rank, || format!("gives up: {why}"));
         *self.judge.tally.gave_up.entry(why).or_default() += 1;
+        self.processes[rank].exchange = None;
         self.processes[rank].doing = Doing::Out;
         self.agenda.put(self.now + MS, Event::Leaves(rank));
     }

@@ -39,7 +39,12 @@ pub(super) struct Judge {
     /// Communicators that some rank saw fail.
     failed: BTreeSet<u64>,
     slips: BTreeSet<u64>,
+    /// What ranks have got of a census, by communicator and number.
+    counts: BTreeMap<(u64, u64), BTreeMap<Rank, Parts>>,
 }
+
+/// What each member gave to a census.
+type Parts = Vec<Option<Vec<u8>>>;
 
 impl Judge {
     pub(super) fn new(is_traced: bool) -> Judge {
@@ -54,6 +59,7 @@ impl Judge {
             thawed: BTreeMap::new(),
             failed: BTreeSet::new(),
             slips: BTreeSet::new(),
+            counts: BTreeMap::new(),
         }
     }
 
@@ -176,6 +182,26 @@ impl Judge {
             self.accuse(format!("{which}: names rank {rank}, which did nothing: {error}"));
         } else if named.is_empty() {
             self.accuse(format!("{which}: names nobody: {error}"));
+        }
+    }
+
+    /// A census has ended on a rank.
+    pub(super) fn counted(&mut self, rank: Rank, comm: u64, number: u64, parts: &Parts) {
+        self.counts.entry((comm, number)).or_default().insert(rank, parts.clone());
+    }
+
+    /// Censuses were the same for all who are still of the job. (A root that was frozen counts once more when it wakes up, for
+    /// itself alone, before it hears that the others have given it up.)
+    pub(super) fn agree_on_counts(&mut self, processes: &[Process]) {
+        let is_in = |rank: Rank| processes[rank].life == Life::Runs && !processes[rank].is_alone;
+        for ((comm, number), counts) in std::mem::take(&mut self.counts) {
+            let mut counts = counts.into_iter().filter(|(rank, _)| is_in(*rank));
+            let Some((first, known)) = counts.next() else { continue };
+            if let Some((other, parts)) = counts.find(|(_, parts)| *parts != known) {
+                self.accuse(format!(
+                    "census {number} of {comm:x}: rank {first} counts {known:?}, rank {other} {parts:?}"
+                ));
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   real       Lane and all below it: tasks, plans, programs, headers, signatures, signals, audits, sums; Fate, Verdict,
-//!              deadlines; Ledger, Knowledge, Succession, Vigil of the control plane
+//!              deadlines; Ledger, Knowledge, Succession, Vigil of the control plane; counts of who lives
 //!   simulated  links, shared memory, connections to the root, threads, processes, time
 //! ```
 //!
@@ -19,7 +19,7 @@
 //!     traffic      what travels on links
 //!       switchboard  who is linked with whom
 //!     control      what is said between ranks and root, and the search for the next one
-//!       recovery     how a rank goes on after a failure
+//!       recovery     what ranks agree on, and how they go on after a failure
 //!     mishaps      what goes wrong; faults: what, and when
 //!   judge        what must hold
 //!   script       which calls ranks make; data, buffers: with what, and what must come out
@@ -65,7 +65,9 @@ pub enum Bug {
     HeaderUnread,
     /// Ranks of a host do not compare the signatures beside their signals.
     NoteUnread,
-    /// Bytes of an earlier call or epoch pass for those of this one.
+    /// Links of a new communicator go on where those of the last one stood: its calls begin with bytes of an older epoch.
+    LinkReused,
+    /// The same, and nobody finds out: headers of other calls and epochs pass for those of this one.
     OldCallAccepted,
     /// A receiver that found nothing does not ask to be woken.
     WakeUpLost,
@@ -85,9 +87,10 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 10] = [
+    pub const ALL: [Bug; 11] = [
         Bug::HeaderUnread,
         Bug::NoteUnread,
+        Bug::LinkReused,
         Bug::OldCallAccepted,
         Bug::WakeUpLost,
         Bug::FlushForgotten,
@@ -103,6 +106,7 @@ impl Bug {
         match self {
             Bug::HeaderUnread => "header-unread",
             Bug::NoteUnread => "note-unread",
+            Bug::LinkReused => "link-reused",
             Bug::OldCallAccepted => "old-call-accepted",
             Bug::WakeUpLost => "wake-up-lost",
             Bug::FlushForgotten => "flush-forgotten",
@@ -124,7 +128,7 @@ impl Bug {
             Bug::HazardIgnored => Some(Mistake::HazardIgnored),
             Bug::CallForgotten => Some(Mistake::CallForgotten),
             Bug::DeadlineUnread => Some(Mistake::DeadlineUnread),
-            Bug::Overtaking | Bug::DeathUntold => None,
+            Bug::LinkReused | Bug::Overtaking | Bug::DeathUntold => None,
         }
     }
 }

@@ -28,8 +28,8 @@ pub(super) enum Doing {
     Calls,
     /// All calls have ended well.
     Done,
-    /// Agreeing with the others on who goes on.
-    Recovers(Box<Census>),
+    /// Agreeing with the others on how it went, or on who goes on.
+    Agrees(Box<Census>),
     /// Gave up.
     Out,
 }
@@ -50,6 +50,8 @@ pub(super) struct Process {
     pub(super) root: Option<HubId>,
     /// The root-to-be that has let it in.
     pub(super) next_root: Option<HubId>,
+    /// The exchange that it waits for.
+    pub(super) exchange: Option<[u8; 16]>,
     /// Searches for a root so far.
     pub(super) attempt: u64,
     /// No root is left for it.
@@ -77,6 +79,7 @@ impl Process {
             member,
             root: Some(root),
             next_root: None,
+            exchange: None,
             attempt: 0,
             is_alone: false,
             is_impatient: false,

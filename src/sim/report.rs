@@ -32,6 +32,8 @@ pub struct Tally {
     pub(super) slips: u64,
     pub(super) left: u64,
     pub(super) censuses: u64,
+    /// Ranks that were content and learned that others were not.
+    pub(super) disagreed: u64,
     pub(super) shrunk: u64,
     pub(super) gave_up: BTreeMap<&'static str, u64>,
     /// From a rank's death to the last error because of it, where nothing else went wrong.
@@ -66,6 +68,7 @@ impl Tally {
             slips,
             left,
             censuses,
+            disagreed,
             shrunk,
             gave_up,
             slowest_error,
@@ -88,6 +91,7 @@ impl Tally {
         self.slips += slips;
         self.left += left;
         self.censuses += censuses;
+        self.disagreed += disagreed;
         self.shrunk += shrunk;
         self.slowest_error = self.slowest_error.max(*slowest_error);
         for (mine, theirs) in [(&mut self.calls, calls), (&mut self.failed, failed), (&mut self.gave_up, gave_up)] {
@@ -133,8 +137,9 @@ impl fmt::Display for Tally {
         )?;
         writeln!(
             f,
-            "membership    {} censuses begun, {} ranks went on in a smaller job, {} left; gave up: {}",
+            "membership    {} parts in censuses, {} that all was well and not all agreed; {} ranks went on in a smaller job, {} left; gave up: {}",
             self.censuses,
+            self.disagreed,
             self.shrunk,
             self.left,
             list(&self.gave_up)

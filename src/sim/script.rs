@@ -74,18 +74,24 @@ pub(super) struct Script {
     reproducible: bool,
     /// Results are compared, by calls that follow the calls.
     verifies: bool,
+    /// When all calls have ended well the ranks ask each other whether they have.
+    pub(super) agrees: bool,
     timeout: Duration,
 }
 
 impl Script {
-    /// For ranks on these hosts; everything else is drawn. With `may_slip` one rank may make a mistake.
-    pub(super) fn draw(mut dice: Dice, hosts: Vec<Vec<Rank>>, may_slip: bool) -> Script {
+    /// For ranks on these hosts; everything else is drawn. `before`: what they, and others who are gone, were about to do; as
+    /// a rule they begin that anew.
+    pub(super) fn draw(mut dice: Dice, hosts: Vec<Vec<Rank>>, before: Option<&Script>) -> Script {
         let world = hosts.iter().map(Vec::len).sum();
-        let reproducible = dice.permille(200);
-        let calls = dice.between(1, 6);
-        let wishes: Vec<Wish> = (0..calls).map(|_| Wish::draw(&mut dice, world, reproducible)).collect();
+        let before = before.filter(|_| dice.permille(600));
+        let reproducible = before.map_or_else(|| dice.permille(200), |script| script.reproducible);
+        let wishes: Vec<Wish> = match before {
+            Some(script) => script.wishes.iter().map(|wish| wish.again(&mut dice, world)).collect(),
+            None => (0..dice.between(1, 6)).map(|_| Wish::draw(&mut dice, world, reproducible)).collect(),
+        };
         let slips = [Slip::Count, Slip::DType, Slip::Op, Slip::Root, Slip::Collective, Slip::Skipped, Slip::Leaves];
-        let slip = (may_slip && world > 1 && dice.permille(150)).then(|| {
+        let slip = (world > 1 && dice.permille(150)).then(|| {
             let (who, at) = (dice.below(world), dice.below(wishes.len()));
             let slip = dice.pick(&slips);
             // Whoever leaves out one of two equal calls is not found out by the other.
@@ -98,11 +104,15 @@ impl Script {
             hosts,
             wishes,
             slip,
-            channels: dice.between(1, 3) as u8,
-            // With reproducible sums a wish may be impossible, which is an error of its own.
-            algorithm: (!reproducible && dice.permille(600)).then(|| dice.pick(&Algorithm::ALL)),
+            channels: before.map_or_else(|| dice.between(1, 3) as u8, |script| script.channels),
+            algorithm: match before {
+                Some(script) => script.algorithm,
+                // With reproducible sums a wish may be impossible, which is an error of its own.
+                None => (!reproducible && dice.permille(600)).then(|| dice.pick(&Algorithm::ALL)),
+            },
             reproducible,
             verifies: dice.permille(150),
+            agrees: dice.permille(400),
             timeout: Duration::from_millis(dice.pick(&[3000, 5000, 9000])),
         }
     }
@@ -201,6 +211,24 @@ impl Wish {
             is_rough: reproducible,
             seed: dice.next(),
         }
+    }
+
+    /// The same among `world` ranks, with other numbers.
+    fn again(&self, dice: &mut Dice, world: usize) -> Wish {
+        if world == 1 && self.collective == Collective::SendRecv {
+            return Wish::draw(dice, world, self.is_rough);
+        }
+        let row = |counts: &[usize]| counts.iter().copied().cycle().take(world).collect::<Vec<_>>();
+        let sizes = match &self.sizes {
+            Sizes::Even(count) => Sizes::Even(*count),
+            Sizes::Blocks(counts) => Sizes::Blocks(row(counts)),
+            Sizes::Exchange(rows) => {
+                Sizes::Exchange(rows.iter().map(|counts| row(counts)).cycle().take(world).collect())
+            }
+        };
+        let root = self.root % world;
+        let peer = if self.peer < world && self.peer != root { self.peer } else { (root + 1) % world };
+        Wish { root, peer, sizes, seed: dice.next(), ..self.clone() }
     }
 
     /// Makes it another call, in a way that shows.

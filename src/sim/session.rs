@@ -38,6 +38,8 @@ pub(super) struct Session {
     idle_since: Option<Instant>,
     verdict: Option<Verdict>,
     pub(super) has_failed: bool,
+    /// Censuses that it has taken part in.
+    pub(super) censuses: u64,
 }
 
 /// A call that was made and has not ended.
@@ -120,6 +122,7 @@ impl Session {
             idle_since: None,
             verdict: None,
             has_failed: false,
+            censuses: 0,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Who is linked with whom: what the real connector, its dialler and its endpoint do, without sockets.
 #![forbid(unsafe_code)]
 
+use super::Bug;
 use super::climate::Climate;
 use crate::engine::Connector;
 use crate::error::{Error, Result};
@@ -18,6 +19,7 @@ pub(super) type Side = (u64, Rank, Rank, u8);
 #[derive(Debug, Clone)]
 pub(super) struct Line {
     pub(super) comm: u64,
+    channel: u8,
     pub(super) from: Rank,
     pub(super) to: Rank,
     /// The reader, as the communicator counts.
@@ -38,7 +40,7 @@ pub(super) struct Switchboard(Arc<Mutex<Links>>);
 struct Links {
     network: Network,
     climate: Climate,
-    overtakes: bool,
+    bug: Option<Bug>,
     lines: Vec<Line>,
     ready: BTreeMap<Side, (SimTx, SimRx)>,
     failed: BTreeMap<Side, Error>,
@@ -47,12 +49,12 @@ struct Links {
 }
 
 impl Switchboard {
-    /// `overtakes` plants a bug: see [`crate::transport::sim::Habit`].
-    pub(super) fn new(network: Network, climate: Climate, overtakes: bool) -> Switchboard {
+    /// Some bugs are its own.
+    pub(super) fn new(network: Network, climate: Climate, bug: Option<Bug>) -> Switchboard {
         Switchboard(Arc::new(Mutex::new(Links {
             network,
             climate,
-            overtakes,
+            bug,
             lines: Vec::new(),
             ready: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -111,12 +113,18 @@ impl Links {
         let (comm, me, peer, channel) = side;
         let mut one_way = |sender: Rank, reader: Rank| {
             let mut habit = self.climate.habit(is_socket);
-            habit.overtakes = self.overtakes;
+            habit.overtakes = self.bug == Some(Bug::Overtaking);
             let (id, tx, rx) = self.network.pipe(habit);
             debug_assert_eq!(id, self.lines.len());
             let (from, to) = (members[sender], members[reader]);
+            if matches!(self.bug, Some(Bug::LinkReused | Bug::OldCallAccepted)) {
+                let is_last = |line: &Line| (line.from, line.to, line.channel) == (from, to, channel);
+                let last = self.lines.iter().rposition(is_last);
+                last.into_iter().for_each(|last| self.network.inherit(id, last));
+            }
             self.lines.push(Line {
                 comm,
+                channel,
                 from,
                 to,
                 reader,

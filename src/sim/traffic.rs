@@ -20,7 +20,7 @@ impl World {
             interest.fd as usize == id && (if at_reader { interest.readable } else { interest.writable })
         };
         let is_there = process.session.as_ref().is_some_and(|session| session.comm == comm);
-        if is_there && (!is_socket || process.interests.iter().any(|interest| is_awaited(interest))) {
+        if is_there && (!is_socket || process.interests.iter().any(is_awaited)) {
             self.wake(rank);
         }
     }

@@ -5,7 +5,7 @@ use super::agenda::Event;
 use super::climate::{MS, US};
 use super::process::{Doing, Life};
 use super::script::Slip;
-use super::session::{Next, Said};
+use super::session::{Next, Said, Session};
 use super::world::World;
 use crate::bootstrap::simulated::Saying;
 use crate::transport::Interest;
@@ -40,7 +40,9 @@ impl World {
         let process = &mut self.processes[rank];
         process.was_woken();
         let Some(session) = &mut process.session else { return };
-        if matches!(process.doing, Doing::Recovers(_) | Doing::Out) {
+        if matches!(process.doing, Doing::Agrees(_) | Doing::Out) {
+            // Its thread waits for something else.
+            process.is_asleep = true;
             return;
         }
         let mut said = std::mem::take(&mut self.said);
@@ -105,7 +107,13 @@ impl World {
                 self.turn_in(rank, nap, true);
             }
             Next::Finished => self.finished(rank),
-            Next::Failed => self.recover(rank),
+            Next::Failed => {
+                let open = self.processes[rank].session.as_ref().map_or(0, Session::open_calls);
+                if open > 0 {
+                    self.judge.accuse(format!("rank {rank} ended its communicator, but not {open} calls in flight"));
+                }
+                self.recover(rank);
+            }
         }
     }
 
@@ -113,12 +121,23 @@ impl World {
         let process = &mut self.processes[rank];
         process.is_asleep = true;
         process.interests.clear();
-        let was_done = matches!(process.doing, Doing::Done);
+        let is_new = !matches!(process.doing, Doing::Done);
+        let Some(session) = &process.session else { return };
+        match session.script.agrees {
+            true if is_new => self.agree(rank),
+            false if is_new => self.content(rank),
+            _ => {}
+        }
+    }
+
+    /// A rank is done, as far as it knows.
+    pub(super) fn content(&mut self, rank: Rank) {
+        let process = &mut self.processes[rank];
         process.doing = Doing::Done;
         let Some(session) = &process.session else { return };
         let slip = session.script.slip.filter(|(who, _, _)| *who == session.me).map(|(_, _, slip)| slip);
-        if was_done {
-            return;
+        if session.fate.check().is_err() {
+            return self.turn_soon(rank);
         }
         if slip == Some(Slip::Leaves) {
             self.judge.blame(rank);

@@ -15,6 +15,7 @@ use super::switchboard::Switchboard;
 use super::traffic::closed;
 use super::{Bug, Outcome};
 use crate::bootstrap::simulated::{MemberSide, RootSide};
+use crate::comm::Identity;
 use crate::engine::{Fate, Lane};
 use crate::transport::Shared;
 use crate::transport::sim::{HostMemory, Network, Notice};
@@ -77,7 +78,7 @@ impl World {
         let world = hosts.iter().map(Vec::len).sum();
         let climate = Climate::draw(dice.fork(2));
         let network = Network::default();
-        let board = Switchboard::new(network.clone(), climate.clone(), bug == Some(Bug::Overtaking));
+        let board = Switchboard::new(network.clone(), climate.clone(), bug);
         let (base, home) = (Instant::now(), shape.below(world));
         World {
             base,
@@ -128,7 +129,7 @@ impl World {
         let (hosts, home) = (self.hosts.clone(), self.hubs[0].home);
         self.log("job", || format!("hosts {hosts:?}, root with rank {home}, faults {plan:?}"));
         for rank in everybody.clone() {
-            self.assemble(rank, FIRST_COMM, 0, &everybody);
+            self.assemble(rank, Identity { comm: FIRST_COMM, epoch: 0 }, &everybody, None);
             let phase = self.dice.between(0, 100 * MS);
             self.agenda.put(phase, Event::Pulse(rank));
         }
@@ -162,6 +163,7 @@ impl World {
                 }
             }
             self.judge.agree_on_failure(&self.processes);
+            self.judge.agree_on_counts(&self.processes);
             self.drained();
         }
         for process in &mut self.processes {
@@ -195,10 +197,13 @@ impl World {
     // Communicators.
 
     /// `rank` becomes a member of a communicator, which the first of them draws.
-    pub(super) fn assemble(&mut self, rank: Rank, comm: u64, epoch: u32, members: &[Rank]) {
+    /// `before`: which it was a member of.
+    pub(super) fn assemble(&mut self, rank: Rank, identity: Identity, members: &[Rank], before: Option<u64>) {
+        let Identity { comm, epoch } = identity;
         if !self.comms.contains_key(&comm) {
             let hosts = regroup(&self.hosts, members);
-            let script = Script::draw(self.dice.fork(comm), hosts.clone(), true);
+            let before = before.map(|before| self.comms[&before].script.clone());
+            let script = Script::draw(self.dice.fork(comm), hosts.clone(), before.as_deref());
             let hosts = hosts.iter().map(|host| HostMemory::new(host.len(), STAGE_BYTES, ARENA_BYTES)).collect();
             self.log("job", || format!("communicator {comm:x} of {members:?}, epoch {epoch}: {script:?}"));
             let comm_of_all = Comm { epoch, members: members.to_vec(), script: Arc::new(script), hosts };

@@ -58,6 +58,13 @@ impl Network {
         (id, SimTx::new(self.clone(), id), SimRx::new(self.clone(), id))
     }
 
+    /// A planted bug: a new link begins with what nobody has read of an old one.
+    pub(crate) fn inherit(&self, id: PipeId, from: PipeId) {
+        let mut pipes = self.lock();
+        let bytes = pipes.pipes[from].unread();
+        pipes.pipes[id].begin_with(bytes);
+    }
+
     /// What has been done since this was last asked.
     pub(crate) fn notices(&self, into: &mut Vec<Notice>) {
         into.append(&mut self.lock().notices);

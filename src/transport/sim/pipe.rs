@@ -143,6 +143,18 @@ impl Pipe {
         self.released
     }
 
+    /// What has not been read.
+    pub(super) fn unread(&self) -> VecDeque<u8> {
+        self.bytes.clone()
+    }
+
+    /// Of a new pipe: these bytes have arrived, whoever sent them.
+    pub(super) fn begin_with(&mut self, bytes: VecDeque<u8>) {
+        let position = bytes.len() as u64;
+        (self.taken, self.sent, self.arrived, self.acknowledged) = (position, position, position, position);
+        self.bytes = bytes;
+    }
+
     pub(super) fn unread_bytes(&self) -> u64 {
         self.taken - self.released
     }
