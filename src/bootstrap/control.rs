@@ -11,7 +11,7 @@ use super::invitation::Invitation;
 use super::knowledge::{Event, Knowledge};
 use super::listening::Ear;
 use super::member::{Link, Shared};
-use super::messages::{self, CONTROL_VERSION, Gone, Hello, MAX_WORLD, Terms, ToRoot};
+use super::messages::{self, CONTROL_VERSION, Gone, Hello, MAX_WORLD, Reached, Terms, ToRoot};
 use super::roster::Seat;
 use super::seats::Patience;
 use super::seek::Creed;
@@ -90,6 +90,10 @@ pub trait Listener: Send + Sync {
     fn peer_lost(&self, world_rank: Rank, what: &str);
     /// A rank has left in good order.
     fn peer_left(&self, world_rank: Rank);
+    /// How far this rank has come on the communicator registered for. Asked with every sign of life.
+    fn reached(&self) -> Reached {
+        Reached::default()
+    }
     /// The communicator has failed; the same error is told to all ranks. Only for the one registered for.
     fn revoked(&self, comm: u64, error: &Error);
 }

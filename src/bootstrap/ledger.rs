@@ -124,7 +124,7 @@ impl Ledger {
             ToRoot::Report(report) => self.report(from, report, mail),
             ToRoot::Recalled { exchange, parts } => self.recalled(exchange, parts, mail),
             // Of concern to whoever holds the connection.
-            ToRoot::Alive | ToRoot::Deposed { .. } => {}
+            ToRoot::Alive | ToRoot::Standing(_) | ToRoot::Deposed { .. } => {}
         }
     }
 

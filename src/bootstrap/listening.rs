@@ -9,7 +9,7 @@ use super::seek::{Creed, seek};
 use super::sleep_until;
 use super::standby::{Standby, silence};
 use super::vigil::Vigil;
-use super::wire::{Caller, Inbox};
+use super::wire::Inbox;
 use crate::error::Error;
 use crate::types::Rank;
 use nix::poll::{PollFd, PollFlags};
@@ -81,11 +81,9 @@ impl Ear {
                 None => false,
             };
             match seek(&shared, &self.creed, &mut self.standby, &what, &is_enough) {
-                Ok(Caller { stream, inbox, outbox }) => {
+                Ok(line) => {
                     tracing::debug!(rank = shared.rank, "follows the next root");
-                    let stream = Arc::new(stream);
-                    shared.follow(stream.clone(), outbox);
-                    (self.stream, self.inbox) = (stream, inbox);
+                    (self.stream, self.inbox) = line;
                 }
                 Err(error) => {
                     if let Error::PeerLost { .. } = &error {
@@ -104,6 +102,7 @@ impl Ear {
         vigil.hear(ROOT);
         let mut goodbye = Goodbye::Unsaid;
         let mut alive_at = vigil.next_look();
+        let mut told = Vec::new();
         loop {
             while let Some(message) = self.next_word() {
                 match message {
@@ -134,7 +133,13 @@ impl Ear {
             let now = Instant::now();
             vigil.look(now);
             if alive_at.is_some_and(|at| at <= now) {
-                link.send(&ToRoot::Alive);
+                let standing = shared.standing();
+                if standing != told {
+                    link.send(&ToRoot::Standing(standing.clone()));
+                    told = standing;
+                } else {
+                    link.send(&ToRoot::Alive);
+                }
                 alive_at = vigil.next_look();
             }
             self.standby.serve(&shared, self.stream.peer_addr().ok());

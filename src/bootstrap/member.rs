@@ -6,7 +6,7 @@ use super::control::Listener;
 use super::digest::digest;
 use super::knowledge::{Event, Knowledge};
 use super::lock;
-use super::messages::{ExchangeError, ExchangeId, FromRoot, Gone, Parts, Terms, ToRoot};
+use super::messages::{ExchangeError, ExchangeId, FromRoot, Gone, Parts, Reached, Terms, ToRoot};
 use super::wire::{self, Outbox};
 use crate::error::{Error, Result};
 use crate::types::Rank;
@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 
 /// After its deadline an exchange waits so long for the root to say who was missing.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// Communicators of which a sign of life tells.
+const STANDINGS: usize = 64;
 
 /// A rank's membership.
 pub(super) struct Shared {
@@ -41,7 +44,7 @@ pub(super) struct Link {
 }
 
 struct Line {
-    /// None while the root is gone and the next one is being looked for: what is said then is said again to that one.
+    /// None while there is nobody to say anything to: what is said then is said again to the next root.
     stream: Option<Arc<TcpStream>>,
     outbox: Outbox,
 }
@@ -168,6 +171,12 @@ impl Shared {
         id
     }
 
+    /// How far this rank has come on each communicator that somebody listens for: on the latest ones, where there are many.
+    pub(super) fn standing(&self) -> Vec<(u64, Reached)> {
+        let latest = lock(&self.state).listeners.values().rev().take(STANDINGS).cloned().collect::<Vec<_>>();
+        latest.into_iter().map(|(comm, listener)| (comm, listener.reached())).collect()
+    }
+
     pub(super) fn unregister(&self, id: u64) {
         let listener = lock(&self.state).listeners.remove(&id);
         // Dropped without the lock: its own drop may use the control plane.
@@ -258,16 +267,21 @@ impl Shared {
         }
     }
 
-    /// The root is gone, and with it the ranks of its process that had not left before, where it is known how.
-    pub(super) fn lose_root(&self, how: Option<&Gone>) {
+    /// The connection is no more.
+    pub(super) fn cut(&self) {
         if let Some(link) = &self.link {
             link.cut();
         }
+    }
+
+    /// The root is gone, and with it the ranks of its process that had not left before, where it is known how.
+    pub(super) fn lose_root(&self, how: Option<&Gone>) {
+        self.cut();
         let events = lock(&self.state).knowledge.lose_root(how);
         self.tell_all(&events);
     }
 
-    /// Goes on with the next root, which has said so already.
+    /// Tells whoever is, or may become, the next root what this rank knows, and goes on with it.
     pub(super) fn follow(&self, stream: Arc<TcpStream>, outbox: Outbox) {
         let Some(link) = &self.link else { return };
         // Under the lock under which contributions are made: none is said twice, and none not at all.
@@ -278,9 +292,7 @@ impl Shared {
     /// No root is left for this rank. What waits for one fails.
     pub(super) fn end(&self, error: Error) {
         tracing::debug!(rank = self.rank, %error, "the control plane has ended");
-        if let Some(link) = &self.link {
-            link.cut();
-        }
+        self.cut();
         lock(&self.state).ended = Some(error);
         self.changed.notify_all();
     }

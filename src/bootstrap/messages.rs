@@ -3,7 +3,7 @@
 
 use super::roster::{Roster, Seat};
 use super::vigil::Rhythm;
-use crate::error::{Error, Signature};
+use crate::error::{Error, OpId, Signature};
 use crate::types::Rank;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -129,6 +129,15 @@ pub(super) enum Terms {
     Growing,
 }
 
+/// How far a rank has come on a communicator.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// The latest collective that it has entered.
+    pub entered: Option<OpId>,
+    /// Bytes that it has moved so far, in all.
+    pub moved_bytes: u64,
+}
+
 /// What a rank tells the root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum ToRoot {
@@ -146,6 +155,8 @@ pub(super) enum ToRoot {
     Seat(Seat),
     /// It lives.
     Alive,
+    /// How far it has come on each of its communicators, where that has changed since it last said so.
+    Standing(Vec<(u64, Reached)>),
     /// It has come back from a root that is gone. What it was waiting for follows.
     Report(Report),
     /// The outcome of an exchange that it was asked for.

@@ -19,6 +19,7 @@
 //!     ledger        what the root knows of the running job, and whom it tells
 //!     gathering     one exchange: who has contributed, who is missing
 //!     quorum        whether a part of a group may go on without the rest
+//!     laggards      who keeps others waiting
 //!   roster        where every rank can be found without the root
 //!   vigil         who has fallen silent
 //!   messages      what they say to each other
@@ -42,6 +43,7 @@ mod gathering;
 mod invitation;
 mod join;
 mod knowledge;
+mod laggards;
 pub mod launcher;
 mod ledger;
 mod listening;
@@ -69,6 +71,7 @@ pub use address::{Root, RootAddr};
 pub use control::{Admitted, Config, Control, Enlisting, Listener, Registration};
 pub use invitation::Invitation;
 pub use launcher::Launch;
+pub use messages::Reached;
 pub use unique_id::UniqueId;
 pub use vigil::Rhythm;
 pub use wire::MAX_CONTRIBUTION_BYTES;

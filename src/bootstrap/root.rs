@@ -5,7 +5,7 @@
 //!                  |                              |                         |
 //!                  strangers                      wrong, twice, too late    who is gone, what is gathered, what failed
 //!
-//!                  --(proved, comes back)--> succession --(all who live are here)--> ledger
+//!                  --(proved, comes back)--> succession --(all who live have reported)--> ledger
 //! ```
 //!
 //! It lives until the last rank has left, or died, until not all ranks came in time, or until enough of them have given
@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 use super::gate::Gate;
+use super::laggards::Laggards;
 use super::ledger::{Audience, Ledger, Mail};
 use super::messages::{Admission, CONTROL_VERSION, Enlist, FromRoot, Gone, Hello, Knock, Refusal, Return, ToRoot};
 use super::roster::Seat;
@@ -21,7 +22,7 @@ use super::seek::Creed;
 use super::standby::{Parked, silence};
 pub(super) use super::succession::Inheritance;
 use super::succession::Succession;
-use super::vigil::{Rhythm, Vigil};
+use super::vigil::{Rhythm, Vigil, Wakefulness};
 use super::wire::{self, Caller};
 use crate::error::{Error, Result};
 use crate::topology::detect::process_id;
@@ -61,7 +62,9 @@ pub(super) fn succeed(
     creed: &Creed,
     inheritance: Inheritance,
 ) -> Result<()> {
-    let phase = Phase::Succeeding(Box::new(Succession::new(inheritance)), Instant::now());
+    let most_between = (2 * creed.rhythm.interval).max(5 * LOOK_AGAIN);
+    let waking = Wakefulness::new(most_between, Instant::now());
+    let phase = Phase::Succeeding(Box::new(Succession::new(inheritance)), Wait { waking, probe_at: LOOK_AGAIN });
     let mut root = Root::new(listeners, &creed.secret, creed.job, phase, creed.rhythm, creed.process)?;
     root.guard = creed.guard as u8;
     for Parked { caller, who, .. } in parked {
@@ -72,9 +75,16 @@ pub(super) fn succeed(
 
 enum Phase {
     Filling(Seats),
-    /// Since when.
-    Succeeding(Box<Succession>, Instant),
+    Succeeding(Box<Succession>, Wait),
     Running(Box<Ledger>),
+}
+
+/// For those who have not come to a succession.
+struct Wait {
+    /// For how long, without what this process slept.
+    waking: Wakefulness,
+    /// When to try their doors: soon, then ever more seldom, for each try is a stranger there.
+    probe_at: Duration,
 }
 
 /// A rank that was let in.
@@ -99,6 +109,7 @@ struct Root {
     reign: u32,
     rhythm: Rhythm,
     vigil: Vigil,
+    laggards: Laggards,
     phase: Phase,
     guests: BTreeMap<Token, Guest>,
     /// Who waits to become a rank, by nonce.
@@ -127,6 +138,7 @@ impl Root {
             reign: 0,
             rhythm,
             vigil: Vigil::new(rhythm, Instant::now()),
+            laggards: Laggards::default(),
             phase,
             guests: BTreeMap::new(),
             recruits: BTreeMap::new(),
@@ -192,13 +204,19 @@ impl Root {
 
     /// What has to be done because time has passed.
     fn keep_watch(&mut self, now: Instant) {
-        if let Phase::Succeeding(succession, since) = &mut self.phase {
-            let is_late = since.elapsed() > self.rhythm.timeout;
+        if let Phase::Succeeding(succession, Wait { waking, probe_at }) = &mut self.phase {
+            waking.look(now);
+            if waking.asleep() > self.rhythm.timeout {
+                return self.step_back();
+            }
+            let waited = waking.awake();
+            let probes = waited > *probe_at;
+            *probe_at *= if probes { 2 } else { 1 };
             for (rank, seat) in succession.absent() {
-                if seat.has_ended() || (since.elapsed() > LOOK_AGAIN && refuses(&seat)) {
+                if seat.has_ended() || (probes && refuses(&seat)) {
                     succession.miss(rank, Gone::Dead("ended while the next root was being looked for".into()));
-                } else if is_late {
-                    succession.miss(rank, silence(rank, seat.is_still(), since.elapsed()));
+                } else if waited > self.rhythm.timeout {
+                    succession.miss(rank, silence(rank, seat.is_still(), waited));
                 }
             }
             return self.reign_when_complete();
@@ -216,6 +234,9 @@ impl Root {
             ledger.depart(rank, silence(rank, is_still, silent_for), &mut mail);
         }
         self.post(mail);
+        for laggard in self.laggards.overdue(self.rhythm.timeout, self.vigil.awake()) {
+            tracing::warn!("{laggard}");
+        }
         if let Ok(alive) = wire::encode(&FromRoot::Alive).map(Arc::new) {
             self.recruits.values_mut().for_each(|recruit| recruit.caller.outbox.push(alive.clone()));
         }
@@ -229,9 +250,23 @@ impl Root {
         }
     }
 
+    /// This process slept while it was to take over, so long that the others have given it up and gone on without it.
+    fn step_back(&mut self) {
+        let Phase::Succeeding(succession, _) = &self.phase else { return };
+        let how =
+            Gone::Silent("slept while it was to become the next root, and the others have gone on without it".into());
+        let beside = succession.beside(self.process).into_iter();
+        let mail = beside.map(|rank| (Audience::Everybody, FromRoot::Gone { rank, how: how.clone() })).collect();
+        tracing::warn!("this process slept while it was to become the next root");
+        self.is_deposed = true;
+        self.post(mail);
+        self.flush();
+    }
+
     /// Hangs up on a rank.
     fn dismiss(&mut self, rank: Rank) {
         self.vigil.forget(rank);
+        self.laggards.forget(rank);
         if let Some(token) = self.token_of.remove(&rank) {
             self.guests.remove(&token);
         }
@@ -377,6 +412,7 @@ impl Root {
 
     fn watch_all(&mut self) {
         self.vigil = Vigil::new(self.rhythm, Instant::now());
+        self.laggards = Laggards::default();
         self.guests.values().for_each(|guest| self.vigil.hear(guest.rank));
     }
 
@@ -409,8 +445,10 @@ impl Root {
                 Err(error) => return self.lose(token, &format!("sent what makes no sense ({error})")),
             };
             let rank = guest.rank;
-            if let ToRoot::Deposed { is_certain } = message {
-                return self.given_up_by(rank, is_certain);
+            match &message {
+                ToRoot::Deposed { is_certain } => return self.given_up_by(rank, *is_certain),
+                ToRoot::Standing(standing) => self.laggards.note(rank, standing, self.vigil.awake()),
+                _ => {}
             }
             let leaver = if message == ToRoot::Bye { self.guests.remove(&token) } else { None };
             let mut mail = Mail::new();
@@ -422,6 +460,7 @@ impl Root {
             self.post(mail);
             if leaver.is_some() {
                 self.vigil.forget(rank);
+                self.laggards.forget(rank);
                 // The others are told before the leaver sees its connection close: its process may end right after.
                 self.flush();
             }
@@ -435,6 +474,7 @@ impl Root {
     fn lose(&mut self, token: Token, what: &str) {
         let Some(guest) = self.guests.remove(&token) else { return };
         self.vigil.forget(guest.rank);
+        self.laggards.forget(guest.rank);
         match &mut self.phase {
             Phase::Filling(seats) => {
                 tracing::warn!(rank = guest.rank, what, "a rank went away before the job started; it may come back");

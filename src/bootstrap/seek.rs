@@ -13,19 +13,21 @@
 #![forbid(unsafe_code)]
 
 use super::knowledge::Event;
-use super::member::Shared;
+use super::member::{Link, Shared};
 use super::messages::{CONTROL_VERSION, FromRoot, Gone, Knock, Return};
 use super::root;
 use super::standby::{Standby, silence};
 use super::vigil::Rhythm;
-use super::wire::Caller;
+use super::wire::{Caller, Inbox};
 use super::{gate, prepare, sleep_until};
 use crate::error::{Error, Result};
 use crate::transport::tcp::{Guard, Secret, handshake};
+use crate::types::Rank;
 use nix::poll::{PollFd, PollFlags};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Between two knocks at a door that was just being opened.
@@ -42,10 +44,13 @@ pub(super) struct Creed {
     pub process: u64,
 }
 
+/// The way to the next root, over which this rank has said what it knows.
+pub(super) type Line = (Arc<TcpStream>, Inbox);
+
 /// How a knock ended.
 enum Answer {
     /// This is the root, and it has said so.
-    Root(Box<Caller>),
+    Root(Line),
     /// The root is there.
     Elsewhere(SocketAddr),
     /// The others have given this rank up.
@@ -64,10 +69,10 @@ pub(super) fn seek(
     standby: &mut Standby,
     what: &str,
     is_enough: &dyn Fn() -> bool,
-) -> Result<Caller> {
+) -> Result<Line> {
     // Whoever is not silent answers within this time; a successor waits as long for those who are late.
     let patience = creed.rhythm.timeout;
-    let mut tried: Option<(crate::types::Rank, Instant)> = None;
+    let mut tried: Option<(Rank, Instant)> = None;
     loop {
         if let Some(how) = shared.knows(|knowledge| knowledge.expelled().cloned()) {
             let what = format!("was given up by the others: it {}", how.words());
@@ -89,12 +94,15 @@ pub(super) fn seek(
         {
             root::succeed(listeners, parked, creed, shared.knows(root::Inheritance::of))?;
         }
+        // When patience is over it is tried a last time, from the beginning: this process may have slept over the answer.
+        let is_last = since.elapsed() > patience;
+        let patience = if is_last { patience / 2 } else { patience };
         let mut answer = knock(shared, creed, seat.door, patience);
         if let Answer::Elsewhere(address) = answer {
             answer = knock(shared, creed, address, patience);
         }
         match answer {
-            Answer::Root(caller) => return Ok(*caller),
+            Answer::Root(line) => return Ok(line),
             Answer::Expelled(how) => shared.announce(Event::Gone(shared.rank, how)),
             // Now it is certain that the root's process has ended, and with it all its ranks.
             Answer::NobodyThere if shared.knows(|knowledge| knowledge.was_beside_root(heir)) => {
@@ -104,10 +112,10 @@ pub(super) fn seek(
                 let what = "ended while the next root was being looked for".to_string();
                 shared.announce(Event::Gone(heir, Gone::Dead(what)));
             }
-            _ if since.elapsed() > patience && heir != shared.rank => {
+            _ if is_last && heir != shared.rank => {
                 shared.announce(Event::Gone(heir, silence(heir, seat.is_still(), since.elapsed())));
             }
-            _ if since.elapsed() > 3 * patience => {
+            _ if since.elapsed() > 3 * creed.rhythm.timeout => {
                 return Err(Error::bootstrap("this rank could not take over from the root that is gone"));
             }
             _ => std::thread::sleep(PAUSE),
@@ -144,14 +152,26 @@ fn talk(shared: &Shared, creed: &Creed, stream: TcpStream, patience: Duration) -
     let terms = gate::terms(&creed.secret, &creed.job, Some(creed.guard));
     let (_, session) = handshake::initiate(&stream, &terms, &knock, Instant::now() + patience)?;
     stream.set_nonblocking(true).map_err(unprepared)?;
+    let Caller { stream, inbox, outbox } = Caller::new(stream, session);
+    let stream = Arc::new(stream);
+    // A reign begins when all have said what they know: it goes before the answer.
+    shared.follow(stream.clone(), outbox);
+    let answer = hear_out(shared, stream, inbox, patience);
+    if !matches!(answer, Ok(Answer::Root(_))) {
+        shared.cut();
+    }
+    answer
+}
+
+/// Waits for the answer to a knock.
+fn hear_out(shared: &Shared, stream: Arc<TcpStream>, mut inbox: Inbox, patience: Duration) -> Result<Answer> {
     // The successor waits for all who are not known to be gone, as long as they may be silent, before it reigns.
     let deadline = Instant::now() + 2 * patience + Duration::from_millis(500);
-    let mut caller = Caller::new(stream, session);
     loop {
-        match caller.inbox.next::<FromRoot>()? {
+        match inbox.next::<FromRoot>()? {
             Some(reign @ FromRoot::Reign { .. }) => {
                 shared.hear(reign);
-                return Ok(Answer::Root(Box::new(caller)));
+                return Ok(Answer::Root((stream, inbox)));
             }
             Some(FromRoot::Elsewhere { address }) => return Ok(Answer::Elsewhere(address)),
             Some(FromRoot::Gone { rank, how }) if rank == shared.rank => return Ok(Answer::Expelled(how)),
@@ -162,9 +182,11 @@ fn talk(shared: &Shared, creed: &Creed, stream: TcpStream, patience: Duration) -
         if Instant::now() >= deadline {
             return Ok(Answer::Nothing);
         }
-        sleep_until(&mut [PollFd::new(caller.stream.as_fd(), PollFlags::POLLIN)], Some(deadline));
+        let has_more = shared.link.as_ref().is_some_and(Link::flush);
+        let interest = if has_more { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
+        sleep_until(&mut [PollFd::new(stream.as_fd(), interest)], Some(deadline));
         let lost = |error| Error::system("waiting for the next root", error);
-        if !caller.inbox.fill(&caller.stream).map_err(lost)? {
+        if !inbox.fill(&stream).map_err(lost)? {
             return Ok(Answer::Nothing);
         }
     }

@@ -6,10 +6,10 @@
 use super::knowledge::{Event, Knowledge};
 use super::ledger::{Audience, Ledger, Mail};
 use super::member::exchange_id;
-use super::messages::{ExchangeError, ExchangeId, FromRoot, Gone, Terms, ToRoot};
+use super::messages::{ExchangeError, ExchangeId, FromRoot, Gone, Report, Terms, ToRoot};
 use super::roster::Seat;
 use super::succession::{Inheritance, Succession};
-use super::vigil::{Rhythm, Vigil};
+use super::vigil::{Rhythm, Vigil, Wakefulness};
 use crate::error::{Error, Signature};
 use crate::types::Rank;
 use std::collections::BTreeSet;
@@ -87,6 +87,11 @@ impl Saying {
 
     pub(crate) fn goodbye() -> Saying {
         Saying(ToRoot::Bye)
+    }
+
+    /// A report of nothing at all.
+    pub(crate) fn empty_report() -> Saying {
+        Saying(ToRoot::Report(Report::default()))
     }
 
     pub(crate) fn seat(rank: Rank) -> Saying {
@@ -216,11 +221,15 @@ impl MemberSide {
         self.announce(Event::Gone(heir, finding.gone()))
     }
 
-    /// This rank follows a root again: what it tells it.
-    pub(crate) fn follow(&mut self, now: Instant) -> Vec<Saying> {
+    /// What it tells whoever is, or may become, the next root.
+    pub(crate) fn introduction(&self) -> Vec<Saying> {
+        self.knowledge.introduction().into_iter().map(Saying).collect()
+    }
+
+    /// This rank follows a root again.
+    pub(crate) fn follow(&mut self, now: Instant) {
         self.vigil = Vigil::new(RHYTHM, now);
         self.vigil.hear(ROOT);
-        self.knowledge.introduction().into_iter().map(Saying).collect()
     }
 
     /// The others have given this rank up, or the root beside it.
@@ -276,7 +285,8 @@ pub(crate) struct RootSide {
 
 enum Phase {
     Running(Box<Ledger>),
-    Succeeding(Box<Succession>, Instant),
+    /// And how long it has been waiting, without what its process slept.
+    Succeeding(Box<Succession>, Wakefulness),
 }
 
 impl RootSide {
@@ -297,7 +307,7 @@ impl RootSide {
     pub(crate) fn succeed(member: &MemberSide, now: Instant) -> RootSide {
         let succession = Succession::new(Inheritance::of(&member.knowledge));
         RootSide {
-            phase: Phase::Succeeding(Box::new(succession), now),
+            phase: Phase::Succeeding(Box::new(succession), Wakefulness::new(2 * RHYTHM.interval, now)),
             vigil: Vigil::new(RHYTHM, now),
             guests: BTreeSet::new(),
             home: member.me,
@@ -396,8 +406,12 @@ impl RootSide {
 
     /// Time has passed. `has_ended` tells of a process whose door refuses.
     pub(crate) fn keep_watch(&mut self, now: Instant, has_ended: impl Fn(Rank) -> bool) -> Letters {
-        if let Phase::Succeeding(succession, since) = &mut self.phase {
-            let is_late = now.saturating_duration_since(*since) > RHYTHM.timeout;
+        if let Phase::Succeeding(succession, waking) = &mut self.phase {
+            waking.look(now);
+            if waking.asleep() > RHYTHM.timeout {
+                return self.step_back();
+            }
+            let is_late = waking.awake() > RHYTHM.timeout;
             for (rank, _) in succession.absent() {
                 if has_ended(rank) {
                     succession.miss(rank, Finding::Ended.gone());
@@ -417,6 +431,16 @@ impl RootSide {
         let letters = self.address(mail);
         silent.into_iter().for_each(|(rank, _)| self.dismiss(rank));
         letters
+    }
+
+    /// Its process slept so long that the others have given it up.
+    fn step_back(&mut self) -> Letters {
+        let Phase::Succeeding(succession, _) = &self.phase else { return Letters::new() };
+        let beside = succession.beside(self.home as u64).into_iter();
+        let how = Finding::Silent.gone();
+        let mail = beside.map(|rank| (Audience::Everybody, FromRoot::Gone { rank, how: how.clone() })).collect();
+        self.is_deposed = true;
+        self.address(mail)
     }
 
     fn reign_when_complete(&mut self, now: Instant) -> Letters {

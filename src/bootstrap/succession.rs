@@ -1,8 +1,8 @@
 //! Between two reigns: the next root waits for the ranks that live, and puts together what they know.
 //!
-//! A rank brings who is gone, what has failed, which exchanges are over, and what it still waits for. When all have come,
-//! or those who have not are found dead or stay silent for too long, the reign begins with a ledger as if the old root had
-//! written it: reports are read first, so that an exchange that is over for one is not begun again for another.
+//! A rank brings who is gone, what has failed, which exchanges are over, and what it still waits for. When all have
+//! reported, or those who have not are found dead or stay silent for too long, the reign begins with a ledger as if the old
+//! root had written it: reports are read first, so that an exchange that is over for one is not begun again for another.
 #![forbid(unsafe_code)]
 
 use super::knowledge::Knowledge;
@@ -30,14 +30,15 @@ impl Inheritance {
 /// The time until the reign begins.
 pub(super) struct Succession {
     inheritance: Inheritance,
-    arrived: BTreeSet<Rank>,
+    /// Who has said what it knows.
+    reported: BTreeSet<Rank>,
     /// What they have said, in order.
     heard: Vec<(Rank, ToRoot)>,
 }
 
 impl Succession {
     pub(super) fn new(inheritance: Inheritance) -> Succession {
-        Succession { inheritance, arrived: BTreeSet::new(), heard: Vec::new() }
+        Succession { inheritance, reported: BTreeSet::new(), heard: Vec::new() }
     }
 
     /// The reign that begins.
@@ -60,7 +61,7 @@ impl Succession {
         }
         // What it said on an earlier connection it says again.
         self.heard.retain(|(from, _)| *from != rank);
-        self.arrived.insert(rank);
+        self.reported.remove(&rank);
         Ok(())
     }
 
@@ -68,11 +69,15 @@ impl Succession {
     pub(super) fn vacate(&mut self, rank: Rank) {
         let has_left = self.heard.iter().any(|(from, message)| *from == rank && *message == ToRoot::Bye);
         if !has_left {
-            self.arrived.remove(&rank);
+            self.reported.remove(&rank);
         }
     }
 
+    /// `from` says something; what it knows, first of all.
     pub(super) fn hear(&mut self, from: Rank, message: ToRoot) {
+        if let ToRoot::Report(_) = message {
+            self.reported.insert(from);
+        }
         self.heard.push((from, message));
     }
 
@@ -81,10 +86,16 @@ impl Succession {
         self.inheritance.gone.entry(rank).or_insert(how);
     }
 
-    /// Who may still come.
+    /// The ranks of the process `process`.
+    pub(super) fn beside(&self, process: u64) -> Vec<Rank> {
+        let roster = self.inheritance.roster.iter();
+        roster.filter(|(_, seat)| seat.process == process).map(|(rank, _)| *rank).collect()
+    }
+
+    /// Who may still come, or has not said what it knows.
     pub(super) fn absent(&self) -> Vec<(Rank, Seat)> {
         let Inheritance { roster, gone, .. } = &self.inheritance;
-        let absent = roster.iter().filter(|(rank, _)| !gone.contains_key(rank) && !self.arrived.contains(rank));
+        let absent = roster.iter().filter(|(rank, _)| !gone.contains_key(rank) && !self.reported.contains(rank));
         absent.map(|(rank, seat)| (*rank, seat.clone())).collect()
     }
 
@@ -149,6 +160,12 @@ mod tests {
         for rank in [1, 2, 3] {
             assert_eq!(succession.absent().first().map(|(rank, _)| *rank), Some(rank));
             assert_eq!(succession.admit(rank), Ok(()));
+            assert_eq!(
+                succession.absent().first().map(|(rank, _)| *rank),
+                Some(rank),
+                "it is here, and has said nothing"
+            );
+            succession.hear(rank, report(&[]));
         }
         assert_eq!(succession.absent(), []);
         succession.vacate(2);

@@ -37,30 +37,59 @@ impl Rhythm {
     }
 }
 
+/// Waking time: what passes between two looks counts, up to a limit.
+pub(super) struct Wakefulness {
+    began: Instant,
+    last_look: Instant,
+    awake: Duration,
+    most_between: Duration,
+}
+
+impl Wakefulness {
+    /// Begins to count now; what is looked at less often than every `most_between` was asleep in between.
+    pub(super) fn new(most_between: Duration, now: Instant) -> Wakefulness {
+        Wakefulness { began: now, last_look: now, awake: Duration::ZERO, most_between }
+    }
+
+    /// Time has passed.
+    pub(super) fn look(&mut self, now: Instant) {
+        self.awake += now.saturating_duration_since(self.last_look).min(self.most_between);
+        self.last_look = now;
+    }
+
+    /// Up to the last look.
+    pub(super) fn awake(&self) -> Duration {
+        self.awake
+    }
+
+    /// What is missing to the time on the wall.
+    pub(super) fn asleep(&self) -> Duration {
+        self.last_look.saturating_duration_since(self.began).saturating_sub(self.awake)
+    }
+}
+
 /// Watches over some ranks.
 pub(super) struct Vigil {
     rhythm: Rhythm,
-    last_look: Instant,
-    /// Time this watcher has been awake.
-    awake: Duration,
+    /// This watcher's own.
+    waking: Wakefulness,
     /// When, in that time, each was last heard.
     heard: BTreeMap<Rank, Duration>,
 }
 
 impl Vigil {
     pub(super) fn new(rhythm: Rhythm, now: Instant) -> Vigil {
-        Vigil { rhythm, last_look: now, awake: Duration::ZERO, heard: BTreeMap::new() }
+        Vigil { rhythm, waking: Wakefulness::new(2 * rhythm.interval, now), heard: BTreeMap::new() }
     }
 
     /// Time has passed. To be called before anything else that happens at `now`.
     pub(super) fn look(&mut self, now: Instant) {
-        self.awake += now.saturating_duration_since(self.last_look).min(2 * self.rhythm.interval);
-        self.last_look = now;
+        self.waking.look(now);
     }
 
     /// `rank` has given a sign of life. From the first on it is watched.
     pub(super) fn hear(&mut self, rank: Rank) {
-        self.heard.insert(rank, self.awake);
+        self.heard.insert(rank, self.waking.awake());
     }
 
     /// `rank` is not watched any more.
@@ -68,18 +97,23 @@ impl Vigil {
         self.heard.remove(&rank);
     }
 
+    /// How long this watcher has been awake.
+    pub(super) fn awake(&self) -> Duration {
+        self.waking.awake()
+    }
+
     /// Who has been silent for too long, and for how long.
     pub(super) fn silent(&self) -> Vec<(Rank, Duration)> {
         if self.rhythm.is_off() {
             return Vec::new();
         }
-        let silence = self.heard.iter().map(|(rank, heard)| (*rank, self.awake - *heard));
+        let silence = self.heard.iter().map(|(rank, heard)| (*rank, self.waking.awake() - *heard));
         silence.filter(|(_, silence)| *silence > self.rhythm.timeout).collect()
     }
 
     /// When to look again, and to give a sign of life; never where there are none.
     pub(super) fn next_look(&self) -> Option<Instant> {
-        (!self.rhythm.is_off()).then(|| self.last_look + self.rhythm.interval)
+        (!self.rhythm.is_off()).then(|| self.waking.last_look + self.rhythm.interval)
     }
 }
 
@@ -122,6 +156,16 @@ mod tests {
             vigil.look(start + (1000 + step) * STEP);
         }
         assert_eq!(vigil.silent(), [(3, 11 * STEP)], "two steps of the sleep, and nine more");
+    }
+
+    #[test]
+    fn waking_time_and_sleep_make_up_the_time_that_passed() {
+        let start = Instant::now();
+        let mut waking = Wakefulness::new(2 * STEP, start);
+        for at in [1, 2, 50, 51] {
+            waking.look(start + at * STEP);
+        }
+        assert_eq!((waking.awake(), waking.asleep()), (5 * STEP, 46 * STEP));
     }
 
     #[test]

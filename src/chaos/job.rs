@@ -104,6 +104,8 @@ pub struct Job {
     last_words: Vec<(Hand, Heard)>,
     /// What a process held when it first had so many to talk to, and when it was or was not the lowest.
     limits: BTreeMap<(Hand, usize, bool), Holdings>,
+    /// Epochs and members with which ranks have gone on after a loss.
+    stood: BTreeSet<(u32, Vec<Rank>)>,
 }
 
 impl Job {
@@ -131,6 +133,7 @@ impl Job {
             struck: BTreeSet::new(),
             last_words: Vec::new(),
             limits: BTreeMap::new(),
+            stood: BTreeSet::new(),
         };
         let world = job.world;
         let first = job.crew.start(Entrance::Open { world })?;
@@ -341,10 +344,12 @@ impl Job {
         self.strike_off(victims);
         let (hands, numbers) = (self.hands(), self.numbers());
         let mut clocks = Clocks::new(at);
+        let mut stood = BTreeSet::new();
         self.listen(&hands, |hand, said| match said {
             Said::Striking(now) => Ok(clocks.struck_again(now)),
             Said::Recovered(standing, at) => {
                 clocks.recovered(at);
+                stood.insert((standing.epoch, standing.members.clone()));
                 match numbers.iter().find(|number| !standing.members.contains(number)) {
                     Some(lost) => Err(format!("process {hand} went on without rank {lost}, which lives")),
                     None => Ok(standing.members.len() == numbers.len()),
@@ -352,7 +357,13 @@ impl Job {
             }
             other => clocks.failed(hand, &other, &numbers),
         })?;
+        self.stood.extend(stood);
         Ok(clocks.times())
+    }
+
+    /// Ranks have gone on with these members in this epoch.
+    pub(super) fn stood(&self) -> BTreeSet<(u32, Vec<Rank>)> {
+        self.stood.clone()
     }
 
     /// Ends the job in good order; every rank must end well.

@@ -116,6 +116,7 @@ fn woken(job: &mut Job, victim: Seat) -> Result<(), String> {
     let woken_at = job.crew.signal(victim.hand, Signal::SIGCONT);
     let mut accused = BTreeSet::new();
     let mut last_words = None;
+    let stood = job.stood();
     job.see_off(victim.hand, |said| {
         match said {
             Said::Failed { suspects, .. } => accused.extend(suspects),
@@ -125,8 +126,11 @@ fn woken(job: &mut Job, victim: Seat) -> Result<(), String> {
                 }
                 last_words = Some(error);
             }
-            // Before it was struck it may have gone on with the others.
-            Said::Recovered(standing, at) if at >= woken_at => {
+            // It may have been struck when it was about to go on with the others, had contributed all that they needed for
+            // their first call, and now ends it too.
+            Said::Recovered(standing, at)
+                if at >= woken_at && !stood.contains(&(standing.epoch, standing.members.clone())) =>
+            {
                 return Err(format!("rank {} woke and went on by itself, with {:?}", victim.number, standing.members));
             }
             _ => {}

@@ -263,6 +263,7 @@ impl Communicator {
         }
         let shared = neighbours.map(|neighbours| Box::new(neighbours) as Box<dyn Shared>);
         let lane = Lane::new(settings, fate.clone(), shared, Box::new(links));
+        let pace = lane.pace.clone();
         let herald = Herald { control: Arc::downgrade(&world.control), comm, me };
         let wake = {
             let waker = waker.clone();
@@ -273,7 +274,7 @@ impl Communicator {
             None => Patience::new(here.len(), detect::cpu_count()),
         };
         let engine = Engine::new(lane, Box::new(bell), patience, Arc::new(herald), wake);
-        let watch = Watch { fate: fate.clone(), members: members.clone(), wake: Box::new(move || waker.wake()) };
+        let watch = Watch { fate: fate.clone(), pace, members: members.clone(), wake: Box::new(move || waker.wake()) };
         let registration = world.control.register(comm, Arc::new(watch));
         Ok(Communicator {
             engine,

@@ -2,8 +2,8 @@
 //! engine's failures become news.
 #![forbid(unsafe_code)]
 
-use crate::bootstrap::{Control, Listener};
-use crate::engine::{Fate, Reporter};
+use crate::bootstrap::{Control, Listener, Reached};
+use crate::engine::{Fate, Pace, Reporter};
 use crate::error::{Error, Signature};
 use crate::types::Rank;
 use std::sync::{Arc, Weak};
@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 /// Translates the ranks of the job to those of the communicator, and wakes its driver.
 pub(crate) struct Watch {
     pub(crate) fate: Arc<Fate>,
+    pub(crate) pace: Arc<Pace>,
     /// Rank of the communicator -> rank of the job.
     pub(crate) members: Vec<Rank>,
     pub(crate) wake: Box<dyn Fn() + Send + Sync>,
@@ -35,6 +36,11 @@ impl Listener for Watch {
             self.fate.leave(rank);
             (self.wake)();
         }
+    }
+
+    fn reached(&self) -> Reached {
+        let (entered, moved_bytes) = self.pace.read();
+        Reached { entered, moved_bytes }
     }
 
     fn revoked(&self, _comm: u64, error: &Error) {

@@ -11,6 +11,7 @@ use super::call::Call;
 use super::completion::Completion;
 use super::fate::Fate;
 use super::local;
+use super::pace::Pace;
 use super::plan::{CallKey, Plans, Prepared, Way};
 use super::planted::{Mistake, is_planted};
 use super::port::{Connector, Link};
@@ -18,7 +19,7 @@ use super::scaling::Scaling;
 use super::settings::Settings;
 use super::task::{Parts, Slots, Task, signature};
 use crate::engine::layout::Layout;
-use crate::error::{Error, Result, Signature};
+use crate::error::{Error, OpId, Result, Signature};
 use crate::memory::Span;
 use crate::schedule::catalogue::Algorithm;
 use crate::schedule::{Op, Port, Program};
@@ -39,6 +40,7 @@ const SPARES: usize = 16;
 pub(crate) struct Lane {
     pub(crate) settings: Settings,
     pub(crate) fate: Arc<Fate>,
+    pub(crate) pace: Arc<Pace>,
     pub(crate) plans: Plans,
     pub(crate) shared: Option<Box<dyn Shared>>,
     pub(super) connector: Box<dyn Connector>,
@@ -105,6 +107,7 @@ impl Lane {
             plans: Plans::new(settings.me),
             settings,
             fate,
+            pace: Arc::default(),
             shared,
             connector,
             links: Vec::new(),
@@ -236,7 +239,10 @@ impl Lane {
                 self.messages.entry((call.peer, Way::Out)).or_default()
             }
             Collective::SendRecv => self.messages.entry((call.root, Way::In)).or_default(),
-            _ => &mut self.sequence,
+            collective => {
+                self.pace.enter(OpId { collective, sequence: self.sequence });
+                &mut self.sequence
+            }
         };
         *counter += 1;
         *counter - 1

@@ -21,6 +21,7 @@ mod lane;
 mod layout;
 mod local;
 mod outlook;
+mod pace;
 mod patience;
 mod places;
 mod plan;
@@ -43,6 +44,7 @@ pub use fate::Fate;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) use lane::Effort;
 pub(crate) use lane::Lane;
+pub(crate) use pace::Pace;
 pub(crate) use patience::Patience;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) use planted::{Mistake, plant};

@@ -71,6 +71,7 @@ impl Lane {
                 break;
             }
             moved = true;
+            self.pace.advance(bytes);
             if task.advance(op, bytes, len_bytes) {
                 task.runs[index].next += 1;
             } else if bytes < room {

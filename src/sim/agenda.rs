@@ -74,6 +74,8 @@ pub(super) type HubId = usize;
 /// How a knock ended.
 #[derive(Debug, Clone)]
 pub(super) enum Answer {
+    /// A root, or one that may become it, has let the rank in.
+    Inside(HubId),
     /// Nobody listens: the process has ended.
     NobodyThere,
     /// Not in time.

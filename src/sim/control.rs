@@ -49,7 +49,7 @@ impl World {
     }
 
     pub(super) fn tell_root(&mut self, from: Rank, saying: Saying) {
-        let Some(hub) = self.processes[from].root else { return };
+        let Some(hub) = self.processes[from].root.or(self.processes[from].next_root) else { return };
         let at = (self.now + self.climate.control_delay()).max(self.up_by[from]);
         self.up_by[from] = at;
         self.agenda.put(at, Event::Up(hub, from, saying));
@@ -134,8 +134,11 @@ impl World {
             self.log(rank, || format!("follows root {hub}"));
             self.hear_word(rank, word);
             let now = self.moment();
-            let introduction = self.processes[rank].member.follow(now);
-            introduction.into_iter().for_each(|saying| self.tell_root(rank, saying));
+            self.processes[rank].member.follow(now);
+            self.processes[rank].tries = None;
+            if self.bug == Some(Bug::ReportLate) {
+                self.introduce_again(rank);
+            }
         } else if process.root == Some(hub) {
             self.hear_word(rank, word);
         }
@@ -247,13 +250,31 @@ impl World {
             self.hubs.push(Hub { side, home: rank, is_closed: false });
             self.agenda.put(self.now + LOOK_AGAIN, Event::Watch(self.hubs.len() - 1));
         }
+        let since = self.processes[rank].tries.filter(|(tried, _)| *tried == heir).map_or(self.now, |(_, since)| since);
+        self.processes[rank].tries = Some((heir, since));
+        // When patience is over it is tried a last time: this process may have slept over the answer.
+        let patience = RHYTHM.timeout.as_nanos() as u64;
+        let patience = if self.now - since > patience { patience / 2 } else { patience };
         self.processes[rank].attempt += 1;
         let attempt = self.processes[rank].attempt;
         let at = self.now + self.climate.control_delay();
         self.agenda.put(at, Event::Knock { rank, at: heir, attempt });
-        let patience = RHYTHM.timeout.as_nanos() as u64;
-        let silence = Event::Answer { rank, attempt, answer: Answer::Silence };
-        self.agenda.put(self.now + if heir == rank { 3 * patience } else { patience }, silence);
+        self.be_patient(rank, patience);
+    }
+
+    /// Waits so long for what comes of its attempt.
+    fn be_patient(&mut self, rank: Rank, patience: u64) {
+        let until = self.now + patience;
+        let process = &mut self.processes[rank];
+        process.patient_until = until;
+        let silence = Event::Answer { rank, attempt: process.attempt, answer: Answer::Silence };
+        self.agenda.put(until, silence);
+    }
+
+    /// Tells the root that it has found what it knows.
+    fn introduce_again(&mut self, rank: Rank) {
+        let introduction = self.processes[rank].member.introduction();
+        introduction.into_iter().for_each(|saying| self.tell_root(rank, saying));
     }
 
     pub(super) fn knock(&mut self, rank: Rank, door: Rank, attempt: u64) {
@@ -275,7 +296,7 @@ impl World {
             });
             return match word {
                 Some(word) => self.answer_in(rank, attempt, Answer::Word(word)),
-                None => self.processes[rank].next_root = Some(hub),
+                None => self.answer_in(rank, attempt, Answer::Inside(hub)),
             };
         }
         let host = &self.processes[door];
@@ -293,26 +314,31 @@ impl World {
     }
 
     pub(super) fn answered(&mut self, rank: Rank, attempt: u64, answer: Answer) {
+        let now = self.now;
         let process = &self.processes[rank];
         if process.attempt != attempt || process.root.is_some() || process.is_alone {
+            if let Answer::Inside(hub) = answer {
+                // Nobody waits behind that door any more.
+                let at = now + self.climate.control_delay();
+                self.agenda.put(at, Event::RankGone(hub, rank));
+            }
             return;
         }
-        let heir = process.member.heir();
+        let (heir, tries) = (process.member.heir(), process.tries);
         let patience = RHYTHM.timeout.as_nanos() as u64;
+        let waited = tries.map_or(0, |(_, since)| now - since);
         let news = match (answer, heir) {
             (Answer::Word(word), _) => self.processes[rank].member.hear(word).0,
-            // The successor waits for all who may still come.
-            (Answer::Silence, _) if process.next_root.is_some() => {
-                let silence = Event::Answer { rank, attempt, answer: Answer::Silence };
-                self.processes[rank].is_impatient = !self.processes[rank].is_impatient;
-                if self.processes[rank].is_impatient {
-                    return self.agenda.put(self.now + patience + patience / 2, silence);
-                }
+            (Answer::Inside(hub), _) => return self.enter(rank, hub),
+            (Answer::Silence, _) if now < process.patient_until => return,
+            (Answer::Silence, Some(heir)) => {
                 self.disconnect(rank);
-                heir.map_or(Vec::new(), |heir| self.processes[rank].member.miss_heir(heir, Finding::Silent))
+                match heir == rank {
+                    true if waited > 3 * patience => return self.end(rank),
+                    false if waited > patience => self.processes[rank].member.miss_heir(heir, Finding::Silent),
+                    _ => Vec::new(),
+                }
             }
-            (Answer::Silence, Some(heir)) if heir == rank => return self.end(rank),
-            (Answer::Silence, Some(heir)) => self.processes[rank].member.miss_heir(heir, Finding::Silent),
             (Answer::NobodyThere, Some(heir)) if heir != rank => {
                 self.processes[rank].member.miss_heir(heir, Finding::Ended)
             }
@@ -320,6 +346,21 @@ impl World {
         };
         self.tell(rank, news);
         self.seek(rank);
+    }
+
+    /// A root, or one that may become it, waits for what the rank knows.
+    fn enter(&mut self, rank: Rank, hub: HubId) {
+        let Hub { side, is_closed, .. } = &self.hubs[hub];
+        if *is_closed || !side.guests().contains(&rank) {
+            return self.seek(rank);
+        }
+        self.processes[rank].next_root = Some(hub);
+        match self.bug == Some(Bug::ReportLate) {
+            true => self.tell_root(rank, Saying::empty_report()),
+            false => self.introduce_again(rank),
+        }
+        // The successor waits for all who may still come.
+        self.be_patient(rank, 2 * RHYTHM.timeout.as_nanos() as u64 + 500 * MS);
     }
 
     /// The others have given a rank up. They need a reason.

@@ -83,11 +83,13 @@ pub enum Bug {
     Overtaking,
     /// The root tells nobody of a death.
     DeathUntold,
+    /// Ranks say what they know when the next root reigns already.
+    ReportLate,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 11] = [
+    pub const ALL: [Bug; 12] = [
         Bug::HeaderUnread,
         Bug::NoteUnread,
         Bug::LinkReused,
@@ -99,6 +101,7 @@ impl Bug {
         Bug::DeadlineUnread,
         Bug::Overtaking,
         Bug::DeathUntold,
+        Bug::ReportLate,
     ];
 
     /// Its name on the command line.
@@ -115,6 +118,7 @@ impl Bug {
             Bug::DeadlineUnread => "deadline-unread",
             Bug::Overtaking => "overtaking",
             Bug::DeathUntold => "death-untold",
+            Bug::ReportLate => "report-late",
         }
     }
 
@@ -128,7 +132,7 @@ impl Bug {
             Bug::HazardIgnored => Some(Mistake::HazardIgnored),
             Bug::CallForgotten => Some(Mistake::CallForgotten),
             Bug::DeadlineUnread => Some(Mistake::DeadlineUnread),
-            Bug::LinkReused | Bug::Overtaking | Bug::DeathUntold => None,
+            Bug::LinkReused | Bug::Overtaking | Bug::DeathUntold | Bug::ReportLate => None,
         }
     }
 }

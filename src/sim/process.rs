@@ -8,6 +8,7 @@ use crate::bootstrap::Listener;
 use crate::bootstrap::simulated::{MemberSide, News};
 use crate::comm::watch::Watch;
 use crate::transport::Interest;
+use crate::types::Rank;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -48,7 +49,7 @@ pub(super) struct Process {
     /// Its side of the control plane, and the root it follows.
     pub(super) member: MemberSide,
     pub(super) root: Option<HubId>,
-    /// The root-to-be that has let it in.
+    /// The root-to-be that has let it in, and was told what it knows.
     pub(super) next_root: Option<HubId>,
     /// The exchange that it waits for.
     pub(super) exchange: Option<[u8; 16]>,
@@ -56,8 +57,10 @@ pub(super) struct Process {
     pub(super) attempt: u64,
     /// No root is left for it.
     pub(super) is_alone: bool,
-    /// It has waited for a root-to-be once.
-    pub(super) is_impatient: bool,
+    /// The one that it takes for the next root, and since when.
+    pub(super) tries: Option<(Rank, u64)>,
+    /// When its patience with an answer ends.
+    pub(super) patient_until: u64,
     /// It would leave, and has no root to tell.
     pub(super) leaves_since: Option<u64>,
     /// Frozen for a while only.
@@ -82,7 +85,8 @@ impl Process {
             exchange: None,
             attempt: 0,
             is_alone: false,
-            is_impatient: false,
+            tries: None,
+            patient_until: 0,
             leaves_since: None,
             thaws: false,
             watch: None,
@@ -95,7 +99,7 @@ impl Process {
         let is_woken = self.is_woken.clone();
         // Relaxed, here and below: one thread.
         let wake = Box::new(move || is_woken.store(true, Ordering::Relaxed));
-        let watch = Watch { fate: session.fate.clone(), members: session.members.clone(), wake };
+        let watch = Watch { fate: session.fate.clone(), pace: Arc::default(), members: session.members.clone(), wake };
         let comm = session.comm;
         self.watch = Some(watch);
         self.session = Some(session);

@@ -307,6 +307,7 @@ fn child() {
         super::idle::SCENARIOS,
         super::leaks::SCENARIOS,
         super::mismatch::SCENARIOS,
+        super::slow::SCENARIOS,
         super::survive::SCENARIOS,
         super::stranger::SCENARIOS,
         super::timeout::SCENARIOS,

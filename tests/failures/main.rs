@@ -15,6 +15,7 @@ mod leaks;
 mod mismatch;
 mod roots;
 mod siege;
+mod slow;
 mod stranger;
 #[path = "../support/mod.rs"]
 mod support;
