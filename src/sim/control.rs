@@ -12,6 +12,7 @@ use super::world::World;
 use crate::bootstrap::simulated::{Finding, Letters, News, Outcome, RHYTHM, RootSide, Saying, Word};
 use crate::error::Error;
 use crate::types::Rank;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How many times a job's membership may change before its ranks have had enough.
@@ -30,6 +31,14 @@ pub(super) struct Hub {
     pub(super) side: RootSide,
     pub(super) home: Rank,
     pub(super) is_closed: bool,
+    /// Those who do not get what it said last.
+    pub(super) unheard_by: BTreeSet<Rank>,
+}
+
+impl Hub {
+    pub(super) fn new(side: RootSide, home: Rank) -> Hub {
+        Hub { side, home, is_closed: false, unheard_by: BTreeSet::new() }
+    }
 }
 
 impl World {
@@ -247,7 +256,7 @@ impl World {
             self.log(rank, || "takes over".into());
             self.judge.tally.takeovers += 1;
             let side = RootSide::succeed(&self.processes[rank].member, self.moment());
-            self.hubs.push(Hub { side, home: rank, is_closed: false });
+            self.hubs.push(Hub::new(side, rank));
             self.agenda.put(self.now + LOOK_AGAIN, Event::Watch(self.hubs.len() - 1));
         }
         let since = self.processes[rank].tries.filter(|(tried, _)| *tried == heir).map_or(self.now, |(_, since)| since);

@@ -90,6 +90,9 @@ impl World {
             if !std::mem::replace(&mut self.hubs[hub].is_closed, true) {
                 self.judge.tally.root_deaths += 1;
                 let guests = self.hubs[hub].side.guests().clone();
+                // It dies in the middle of what it says: some hear the end of it, others do not.
+                let unheard = guests.iter().copied().filter(|_| self.dice.permille(400)).collect();
+                self.hubs[hub].unheard_by = unheard;
                 guests.into_iter().for_each(|guest| self.hang_up(hub, guest));
             }
         }

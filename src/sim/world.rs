@@ -90,7 +90,7 @@ impl World {
             processes: (0..world).map(|rank| Process::new(MemberSide::new(rank, home, base), 0)).collect(),
             hosts,
             comms: BTreeMap::new(),
-            hubs: vec![Hub { side: RootSide::first(world, home, base), home, is_closed: false }],
+            hubs: vec![Hub::new(RootSide::first(world, home, base), home)],
             up_by: vec![0; world],
             down_by: vec![0; world],
             plan: faults::draw(&mut dice.fork(3), world),
@@ -298,7 +298,7 @@ impl World {
             }
             Event::RankGone(hub, rank) => self.with_root(hub, |side| side.lose(rank)),
             Event::Down(hub, rank, word) => {
-                if self.processes[rank].life == Life::Runs {
+                if self.processes[rank].life == Life::Runs && !self.hubs[hub].unheard_by.contains(&rank) {
                     self.read(hub, rank, word);
                 }
             }
