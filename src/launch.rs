@@ -119,7 +119,7 @@ fn start_and_wait(procs: usize) -> Result<ExitCode> {
 }
 
 /// Running children. Those that still run when it is dropped are killed.
-struct Children {
+pub(crate) struct Children {
     running: BTreeMap<Rank, Pid>,
     ended: mpsc::Receiver<(Rank, std::io::Result<ExitStatus>)>,
     end: mpsc::Sender<(Rank, std::io::Result<ExitStatus>)>,
@@ -133,7 +133,7 @@ impl Default for Children {
 }
 
 impl Children {
-    fn watch(&mut self, rank: Rank, mut child: Child) -> Result<()> {
+    pub(crate) fn watch(&mut self, rank: Rank, mut child: Child) -> Result<()> {
         self.running.insert(rank, Pid::from_raw(child.id() as i32));
         let end = self.end.clone();
         std::thread::Builder::new()
@@ -144,7 +144,7 @@ impl Children {
         Ok(())
     }
 
-    fn wait(mut self) -> Result<ExitCode> {
+    pub(crate) fn wait(mut self) -> Result<ExitCode> {
         let mut code = 0;
         let mut failed_at: Option<Instant> = None;
         while !self.running.is_empty() {

@@ -74,6 +74,8 @@
 pub mod bootstrap;
 #[cfg(feature = "tools")]
 pub mod chaos;
+#[cfg(feature = "tools")]
+pub mod cluster;
 pub mod comm;
 pub mod device;
 pub mod elastic;

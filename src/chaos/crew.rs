@@ -1,9 +1,9 @@
 //! The processes of a job, from the outside: [`Crew`].
 #![forbid(unsafe_code)]
 
-use crate::chaos::network::Network;
 use crate::chaos::rank::{SETTINGS, clock};
 use crate::chaos::words::{Entrance, Order, Said};
+use crate::cluster::network::Network;
 use crate::launch;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -4,8 +4,8 @@
 use crate::chaos::args::Settings;
 use crate::chaos::crew::{Crew, Hand, Heard};
 use crate::chaos::holdings::Holdings;
-use crate::chaos::network::Network;
 use crate::chaos::words::{Entrance, Joint, Order, Said, Standing};
+use crate::cluster::network::Network;
 use crate::error::Error;
 use crate::types::Rank;
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,7 +5,7 @@
 //!   args         the command line          rank       one process of the job: calls, and what comes after an error
 //!   referee      event after event           task     a call with known results    holdings  what the process holds
 //!     strikes    each kind of event        words      what the two say to each other
-//!     growth     those with newcomers      crew       the processes, from outside   network   a cable each, to be cut
+//!     growth     those with newcomers      crew       the processes, from outside; a network each (crate::cluster)
 //!     strangers  who knock at doors        job        who is a member, and whether all are well
 //!   tally        the table                 random     one seed decides
 //! ```
@@ -23,7 +23,6 @@ pub mod event;
 pub mod growth;
 pub mod holdings;
 pub mod job;
-pub mod network;
 pub mod random;
 pub mod rank;
 pub mod referee;
@@ -46,7 +45,7 @@ pub fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return perf::refuse("roundel-chaos", &error),
     };
-    let inside = if settings.namespaces { network::inside() } else { Ok(None) };
+    let inside = if settings.namespaces { crate::cluster::network::inside() } else { Ok(None) };
     match inside {
         Ok(Some(code)) => code,
         Ok(None) => referee::run(&settings),

@@ -9,6 +9,7 @@ use crate::chaos::random::Random;
 use crate::chaos::rank::clock;
 use crate::chaos::strangers;
 use crate::chaos::words::{Blow, How, Moment, Order, Said};
+use crate::cluster::network::Cut;
 use crate::error::Error;
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
@@ -66,7 +67,9 @@ pub fn strike(job: &mut Job, kind: Kind, heartbeat_timeout: Duration, random: &m
         Kind::DuplicateJoin => growth::claimed(job, random)?,
         Kind::KillInGrow => growth::member_killed(job, any, random)?,
         Kind::KillNewcomer => growth::newcomer_killed(job, random)?,
-        Kind::CutOut | Kind::CutIn | Kind::CutBoth => cut(job, any, kind, random)?,
+        Kind::CutOut => cut(job, any, Cut::Out, random)?,
+        Kind::CutIn => cut(job, any, Cut::In, random)?,
+        Kind::CutBoth => cut(job, any, Cut::Both, random)?,
     };
     job.roll_call()?;
     Ok(times)
@@ -145,7 +148,7 @@ fn woken(job: &mut Job, victim: Seat) -> Result<(), String> {
 }
 
 /// Cuts a rank off. The others are more and go on; it may not, and is told so, at the latest when the cut is mended.
-fn cut(job: &mut Job, victim: Seat, how: Kind, random: &mut Random) -> Result<Times, String> {
+fn cut(job: &mut Job, victim: Seat, how: Cut, random: &mut Random) -> Result<Times, String> {
     job.crew.network().ok_or("there are no cables")?.cut(victim.hand, how)?;
     let at = clock();
     let times = job.go_on_without(&[victim.hand], at)?;

@@ -101,6 +101,8 @@ pub fn playing(prefix: &[&str], role: &str, argument: &str) -> Command {
 
 /// A process that prints; killed when it is dropped.
 pub struct Rank {
+    /// How long its words and its end may take.
+    pub patience: Duration,
     what: String,
     child: Child,
     lines: Receiver<String>,
@@ -132,7 +134,7 @@ impl Rank {
                 err_log.lock().unwrap().push_str(&format!("{line}\n"));
             }
         });
-        Rank { what, child, lines, log, said: Vec::new() }
+        Rank { patience: PATIENCE, what, child, lines, log, said: Vec::new() }
     }
 
     fn give_up(&self, why: &str) -> ! {
@@ -141,7 +143,7 @@ impl Rank {
 
     /// Waits for a line that begins with `word` and returns the rest of it.
     pub fn said(&mut self, word: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
@@ -179,7 +181,7 @@ impl Rank {
 
     /// Waits for its end, which must come in time.
     pub fn ended(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;

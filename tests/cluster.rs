@@ -1,0 +1,102 @@
+//! `roundel-cluster`: hosts on one machine, with cables that have a rate and that things happen to. Results are right whatever
+//! the network does, or every rank gets an error.
+
+use std::process::{Command, Output};
+
+/// True where there can be hosts; else a line that says why not.
+fn possible() -> bool {
+    let probe = "mount -t tmpfs none /run && mkdir /run/netns && ip netns add probe && ip link add probe type bridge && \
+                 tc qdisc add dev lo root tbf rate 1gbit burst 256kb latency 20ms && setpriv --pdeathsig KILL -- true";
+    let user: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["--user", "--map-root-user"] };
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "--net"]).args(user).args(["sh", "-c", probe]);
+    let is_possible = unshare.output().is_ok_and(|output| output.status.success());
+    if !is_possible {
+        let required =
+            std::env::var("ROUNDEL_TEST_REQUIRE").is_ok_and(|list| list.split(',').any(|name| name == "netns"));
+        assert!(!required, "ROUNDEL_TEST_REQUIRE names netns, but there are none, or no tc and setpriv");
+        eprintln!("skipped: no network namespaces for this user, or no tc (iproute2) and setpriv (util-linux)");
+    }
+    is_possible
+}
+
+/// Runs `all_reduce_perf` on a cluster.
+fn cluster(hosts: &str, perf: &str, variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_roundel-cluster"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ROUNDEL_")) {
+        command.env_remove(name);
+    }
+    command.args(hosts.split_whitespace()).arg("--").arg(env!("CARGO_BIN_EXE_all_reduce_perf"));
+    command.args(perf.split_whitespace()).envs(variables.iter().copied());
+    command.output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    format!("{}\n{}{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// All of these clusters get right results.
+fn is_right(hosts: &[&str]) {
+    if !possible() {
+        return;
+    }
+    for hosts in hosts {
+        let output = cluster(hosts, "-b 8 -e 1M -f 64 -n 3 -w 1", &[]);
+        let text = text(&output);
+        assert!(output.status.success() && text.contains("Out of bounds values : 0 OK"), "{hosts}: {text}");
+    }
+}
+
+#[test]
+fn results_are_right_over_slow_cables_and_uneven_hosts() {
+    is_right(&["--ranks 2,2 --rate 500mbit", "--ranks 3,1 --rate 200mbit", "--ranks 1,1,1,1", "--ranks 2,1,2"]);
+}
+
+#[test]
+fn results_are_right_while_rates_and_packet_sizes_change() {
+    is_right(&[
+        "--ranks 2,2 --rate 200mbit --at 0.2:1:rate=5mbit --at 1.2:1:rate=500mbit",
+        "--ranks 2,2 --at 0.1:1:mtu=1000 --at 0.5:0:mtu=600 --at 1:1:mtu=1500",
+    ]);
+}
+
+/// Something happens in the midst of calls that would never end, and every rank ends with an error that names a rank.
+fn is_noticed(incident: &str) {
+    if !possible() {
+        return;
+    }
+    let settings = [("ROUNDEL_HEARTBEAT_TIMEOUT_MS", "1500")];
+    let output = cluster(&format!("--ranks 1,1,1 {incident}"), "-b 1M -e 1M -n 1000000 -c 0", &settings);
+    let text = text(&output);
+    assert!(!output.status.success(), "{incident}: {text}");
+    let errors = text.lines().filter(|line| line.starts_with("all_reduce_perf: rank")).collect::<Vec<_>>();
+    assert!(!errors.is_empty() && errors.iter().all(|line| line.contains(": rank ")), "{incident}: {text}");
+}
+
+#[test]
+fn a_cut_cable_is_noticed() {
+    is_noticed("--at 1:1:cut");
+}
+
+#[test]
+fn a_cable_that_is_cut_one_way_is_noticed() {
+    is_noticed("--at 1:1:cut-out");
+    is_noticed("--at 1:2:cut-in");
+}
+
+#[test]
+fn an_address_that_changes_is_noticed() {
+    is_noticed("--at 1:1:readdress");
+}
+
+#[test]
+fn the_program_s_end_is_told() {
+    if !possible() {
+        return;
+    }
+    for (script, code) in [("exit 0", Some(0)), ("test $RANK != 2 || exit 7", Some(7))] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_roundel-cluster"));
+        let output = command.args(["--ranks", "2,1", "--", "sh", "-c", script]).output().unwrap();
+        assert_eq!(output.status.code(), code, "{script}: {}", text(&output));
+    }
+}
