@@ -12,6 +12,7 @@
 //! | `call_headers` | first bytes of a call on a link | holders of the secret |
 //! | `unique_ids` | ids, secrets in digits | environment, files |
 //! | `launchers` | the environment | launchers |
+//! | `registers` | what a job keeps in an etcd | the etcd |
 //! | `settings` | option values, host lists, port ranges | users, launchers |
 #![forbid(unsafe_code)]
 
@@ -28,7 +29,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "handshake_frames", run: transport::tcp::fuzz::frames, seeds: transport::tcp::fuzz::some_frames },
     Target { name: "records", run: transport::tcp::fuzz::records, seeds: transport::tcp::fuzz::some_records },
     Target {
@@ -40,6 +41,7 @@ pub const TARGETS: [Target; 8] = [
     Target { name: "call_headers", run: engine::fuzz::call_headers, seeds: engine::fuzz::some_call_headers },
     Target { name: "unique_ids", run: bootstrap::fuzz::unique_ids, seeds: bootstrap::fuzz::some_unique_ids },
     Target { name: "launchers", run: bootstrap::fuzz::launchers, seeds: bootstrap::fuzz::some_launchers },
+    Target { name: "registers", run: bootstrap::fuzz::registers, seeds: bootstrap::fuzz::some_registers },
     Target { name: "settings", run: comm::fuzz::settings, seeds: comm::fuzz::some_settings },
 ];
 

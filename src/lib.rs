@@ -63,13 +63,15 @@
 //! # Settings
 //!
 //! [`Options`] has the table of `ROUNDEL_*` variables that communicators read; [`bootstrap::launcher`] those by which a
-//! process finds its job. Besides: `ROUNDEL_LOG` (the programs' log level), `ROUNDEL_CPU` (`portable`, `avx2`, `avx512`),
+//! process finds its job. Besides: `ROUNDEL_LOG` (what is logged, see `log`), `ROUNDEL_CPU` (`portable`, `avx2`, `avx512`),
 //! `ROUNDEL_HOST_ID` (ranks with equal names share memory), `ROUNDEL_ARENA_BYTES` (room for shared memory).
 //!
 //! # Features
 //!
 //! `tools` (default) builds the `*_perf` programs and pulls in what only they use.
 //! `sim` brings the module `sim`, the deterministic simulation of engine and control plane, and its program `roundel-sim`.
+//! `tools` (default) builds the `*_perf` programs and pulls in what only they use. `etcd` (default) is the client behind
+//! `ROUNDEL_STORE=etcd://..`; without it that setting is refused.
 
 pub mod bootstrap;
 #[cfg(feature = "tools")]
@@ -88,6 +90,8 @@ mod fork;
 pub mod fuzz;
 #[cfg(feature = "tools")]
 pub mod launch;
+#[cfg(feature = "log")]
+pub mod log;
 pub mod memory;
 #[cfg(feature = "tools")]
 pub mod perf;

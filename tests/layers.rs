@@ -40,6 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &["types", "error", "memory", "schedule", "topology", "device", "transport", "bootstrap", "engine", "comm"],
     ),
     ("launch", &["types", "error", "bootstrap", "comm"]),
+    ("log", &[]),
 ];
 
 /// Modules where `unsafe` may be written; everywhere else the compiler forbids it.

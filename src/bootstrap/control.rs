@@ -16,6 +16,7 @@ use super::roster::Seat;
 use super::seats::Patience;
 use super::seek::Creed;
 use super::standby::Standby;
+use super::store::StoreChoice;
 use super::vigil::Rhythm;
 use super::wire::Caller;
 use super::{MAX_CONTRIBUTION_BYTES, deadline_after, enlist, join, root};
@@ -31,6 +32,8 @@ use std::time::{Duration, Instant};
 
 /// What follows the start may come so much later than the deadline.
 const GRACE: Duration = Duration::from_secs(2);
+/// For the first word of the job's store.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a rank needs to join.
 #[derive(Debug, Clone)]
@@ -51,12 +54,24 @@ pub struct Config {
     pub rhythm: Rhythm,
     /// How its connections are protected, control and data; the same on all ranks.
     pub guard: Guard,
+    /// Where the job keeps what it keeps outside itself; the same on all ranks.
+    pub store: StoreChoice,
 }
 
 impl Config {
-    /// With ports, rhythm and guard as they are where nothing is set.
+    /// With ports, rhythm, guard and store as they are where nothing is set.
     pub fn new(root: Root, rank: Rank, world: usize, timeout: Duration, iface: Option<String>) -> Config {
-        Config { root, rank, world, timeout, iface, port_range: None, rhythm: Rhythm::default(), guard: Guard::Plain }
+        Config {
+            root,
+            rank,
+            world,
+            timeout,
+            iface,
+            port_range: None,
+            rhythm: Rhythm::default(),
+            guard: Guard::Plain,
+            store: StoreChoice::Embedded,
+        }
     }
 }
 
@@ -71,6 +86,8 @@ pub struct Enlisting {
     pub rhythm: Rhythm,
     /// As in [`Config`].
     pub guard: Guard,
+    /// As in [`Config`].
+    pub store: StoreChoice,
 }
 
 /// What a newcomer learns.
@@ -115,7 +132,7 @@ pub struct Registration {
 impl Control {
     /// Joins the job; returns when all ranks have. Rank 0 also opens it, where no unique id did.
     pub fn join(config: Config) -> Result<Arc<Control>> {
-        let Config { root, rank, world, timeout, iface, port_range, rhythm, guard } = config;
+        let Config { root, rank, world, timeout, iface, port_range, rhythm, guard, store } = config;
         if world == 0 || world > MAX_WORLD {
             return Err(Error::invalid(format!("a world of {world} ranks; it has between 1 and {MAX_WORLD}")));
         }
@@ -133,6 +150,7 @@ impl Control {
             }));
         }
         let deadline = deadline_after(timeout);
+        store.reach(root.job(), deadline.min(Instant::now() + STORE_PATIENCE))?;
         let door = match &root {
             Root::Address(address) if rank == 0 => {
                 let listeners = address.listen(iface.as_deref())?;
@@ -155,6 +173,7 @@ impl Control {
             timeout_ms,
             remaining_ms: timeout_ms,
             guard: guard as u8,
+            store: store.to_string(),
         };
         let joined = join::join(&root, door, guard, &hello, deadline)?;
 
@@ -167,7 +186,7 @@ impl Control {
         };
         let listener = interface::listen(local_ip, port_range)?;
         let seat = Seat::here(listener.local_addr().map_err(no_link)?, process)?;
-        let creed = Creed { secret: root.secret().clone(), job: root.job(), rhythm, guard, process };
+        let creed = Creed { secret: root.secret().clone(), job: root.job(), rhythm, guard, store, process };
         let knowledge = Knowledge::new(rank, joined.beside_root);
         let control = Control::settle(rank, world, joined.root, listener, creed, knowledge)?;
         control.shared.link.iter().for_each(|link| link.send(&ToRoot::Seat(seat.clone())));
@@ -178,10 +197,11 @@ impl Control {
     /// Joins a job that runs: waits until its members admit this newcomer. The rank that it is then, all who were admitted
     /// with it, and the members' offer. After a failure that another attempt may mend it is tried again until the deadline.
     pub fn enlist(invitation: &Invitation, terms: Enlisting, deadline: Instant) -> Result<(Arc<Control>, Admitted)> {
-        let Enlisting { iface, port_range, rhythm, guard } = terms;
+        let Enlisting { iface, port_range, rhythm, guard, store } = terms;
         let chosen_ip = iface.as_deref().map(|iface| interface::resolve(Some(iface))).transpose()?;
         let process = process_id()?;
-        let creed = Creed { secret: invitation.secret.clone(), job: invitation.job, rhythm, guard, process };
+        store.reach(invitation.job, deadline.min(Instant::now() + STORE_PATIENCE))?;
+        let creed = Creed { secret: invitation.secret.clone(), job: invitation.job, rhythm, guard, store, process };
         let enlisted = enlist::enlist(invitation, &creed, chosen_ip, port_range, deadline)?;
         let admission = enlisted.admission;
         let (rank, world) = (admission.rank, admission.roster.len());
@@ -262,8 +282,11 @@ impl Control {
     /// rank, which nobody can reach.
     pub fn invitation(&self) -> Option<Invitation> {
         let creed = self.creed.as_ref()?;
-        let doors = self.shared.knows(|known| known.heirs().into_iter().map(|(_, seat)| seat.door).collect());
-        Some(Invitation { secret: creed.0.clone(), job: creed.1, doors })
+        let (doors, run) = self.shared.knows(|known| {
+            let doors = known.heirs().into_iter().map(|(_, seat)| seat.door).collect();
+            (doors, known.roster().get(&0).map_or(0, |seat| seat.process))
+        });
+        Some(Invitation { secret: creed.0.clone(), job: creed.1, run, doors })
     }
 
     fn gather(

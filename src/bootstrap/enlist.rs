@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   newcomer --> any rank --"the root is there"--> root          waits
+//!            --> store, where none of them is left
 //!                                    members --(grow)--> root --"you are rank 7"--> newcomer
 //! ```
 #![forbid(unsafe_code)]
@@ -11,6 +12,7 @@ use super::invitation::Invitation;
 use super::messages::{Admission, CONTROL_VERSION, Enlist, FromRoot, Knock, Refusal, ToRoot};
 use super::roster::Seat;
 use super::seek::Creed;
+use super::store::{self, Shelf, Store};
 use super::wire::{self, Caller};
 use super::{gate, prepare, sleep_until};
 use crate::error::{Error, Result};
@@ -23,6 +25,8 @@ use std::time::{Duration, Instant};
 
 /// Between two rounds of knocking.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long the store may take to say where the job is.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A newcomer that is a rank now.
 pub(super) struct Enlisted {
@@ -47,9 +51,12 @@ pub(super) fn enlist(
     deadline: Instant,
 ) -> Result<Enlisted> {
     let nonce = getrandom::u64().map_err(|error| Error::bootstrap(format!("no random bytes: {error}")))?;
-    let who = Enlist { version: CONTROL_VERSION, job: creed.job, nonce, guard: creed.guard as u8 };
+    let guard = creed.guard as u8;
+    let who = Enlist { version: CONTROL_VERSION, job: creed.job, nonce, guard, store: creed.store.to_string() };
+    let store = creed.store.open(Shelf { job: creed.job, run: invitation.run })?;
+    let mut doors = invitation.doors.clone();
     loop {
-        for &door in &invitation.doors {
+        for &door in &doors {
             let mut way = wait_inside(door, &who, creed, ip, ports, deadline);
             if let Ok(Way::Elsewhere(root)) = way {
                 way = wait_inside(root, &who, creed, ip, ports, deadline);
@@ -60,7 +67,7 @@ pub(super) fn enlist(
                 Err(error) => error,
             };
             if Instant::now() >= deadline {
-                let doors: Vec<String> = invitation.doors.iter().map(SocketAddr::to_string).collect();
+                let doors: Vec<String> = doors.iter().map(SocketAddr::to_string).collect();
                 return Err(Error::bootstrap(format!(
                     "nobody let this newcomer in; it knocked at {}, and last: {last}; check that the job runs and that its \
                      members call grow()",
@@ -69,7 +76,21 @@ pub(super) fn enlist(
             }
         }
         std::thread::sleep(PAUSE);
+        if let Some(store) = &store {
+            doors = doors_now(invitation, &**store, (Instant::now() + STORE_PATIENCE).min(deadline));
+        }
     }
+}
+
+/// Where to knock after nobody has opened: first where the store says that the job is.
+fn doors_now(invitation: &Invitation, store: &dyn Store, deadline: Instant) -> Vec<SocketAddr> {
+    let mut doors = store::find(store, deadline).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the job's store does not say where the job is");
+        Vec::new()
+    });
+    let others: Vec<SocketAddr> = invitation.doors.iter().copied().filter(|door| !doors.contains(door)).collect();
+    doors.extend(others);
+    doors
 }
 
 fn wait_inside(

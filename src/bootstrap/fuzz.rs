@@ -89,6 +89,29 @@ pub(crate) fn some_launchers() -> Vec<Vec<u8>> {
     .into()
 }
 
+/// What an etcd answers to who asks for a job's register, and the register in it.
+pub(crate) fn registers(bytes: &[u8]) {
+    #[cfg(feature = "etcd")]
+    {
+        let _ = super::store::etcd::held(bytes);
+        if let Ok(register) = super::store::Register::from_text(bytes) {
+            let text = register.to_text().expect("what was read can be written");
+            assert_eq!(super::store::Register::from_text(text.as_bytes()), Ok(register));
+        }
+    }
+    let _ = bytes;
+}
+
+pub(crate) fn some_registers() -> Vec<Vec<u8>> {
+    [
+        r#"{"header":{"cluster_id":"1","revision":"8"},"kvs":[{"key":"L3I=","create_revision":"2","mod_revision":"7","version":"6","value":"eyJ2ZXJzaW9uIjoxLCJleHBlbGxlZCI6W10sIndheSI6bnVsbH0="}],"count":"1"}"#,
+        r#"{"header":{"revision":"8"}}"#,
+        r#"{"version":1,"expelled":["2@00c0ffee00c0ffee","3@1"],"way":{"reign":2,"doors":["10.0.0.1:4000","[fd00::1]:5"]}}"#,
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into()
+}
+
 /// A list of hosts.
 pub(crate) fn node_lists(text: &str) {
     if let Ok(host) = first_host(text) {

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::messages::{ExchangeError, Gone, Parts, Terms};
-use super::quorum::may_go_on;
+use super::quorum::{Judge, Verdict};
 use crate::types::Rank;
 use std::collections::BTreeMap;
 
@@ -17,6 +17,8 @@ pub(super) struct Gathering {
 pub(super) enum Prospect {
     /// Somebody who lives has not contributed yet.
     Waits,
+    /// The job's store has to say whether it may go on without those who cannot be reached.
+    Appeals,
     /// To each member, in order, what it contributed.
     Succeeds(Parts),
     Fails(ExchangeError),
@@ -50,7 +52,7 @@ impl Gathering {
         self.contributions.keys().copied().collect()
     }
 
-    pub(super) fn prospect(&self, gone: &BTreeMap<Rank, Gone>) -> Prospect {
+    pub(super) fn prospect(&self, gone: &BTreeMap<Rank, Gone>, judge: &Judge) -> Prospect {
         match self.terms {
             // A member that has contributed is no longer needed: the others end up with its bytes, all of them.
             Terms::All => self.unless_gone(self.missing(), gone),
@@ -60,9 +62,10 @@ impl Gathering {
             Terms::Living => {
                 let lives = |rank: Rank| !gone.contains_key(&rank);
                 let dead = |rank: Rank| gone.get(&rank).is_some_and(Gone::is_certain);
-                match may_go_on(&self.members, lives, dead) {
-                    Err(doubtful) => Prospect::Fails(ExchangeError::Minority { doubtful }),
-                    Ok(()) => self.complete(!self.missing().any(lives), lives),
+                match judge.judge(&self.members, lives, dead) {
+                    Verdict::GoOn => self.complete(!self.missing().any(lives), lives),
+                    Verdict::Stop(error) => Prospect::Fails(error),
+                    Verdict::Appeal => Prospect::Appeals,
                 }
             }
         }

@@ -1,5 +1,5 @@
 //! What a newcomer needs to find a job that runs: its name, its secret, and where its ranks are. Any rank that lives can
-//! show the way to the root.
+//! show the way to the root; should none of these live any more, so can the job's store, if it has one.
 //!
 //! Whoever reads it can join the job: pass it as you would pass a password.
 #![forbid(unsafe_code)]
@@ -13,10 +13,10 @@ use std::fmt::{self, Write};
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const CHECKSUM_BYTES: usize = 8;
 /// Doors that are named: enough that some of them live on.
-const MAX_DOORS: usize = 64;
+const MAX_DOORS: usize = super::store::MAX_DOORS;
 
 /// The way into a job. Made by [`Communicator::invitation`](crate::Communicator::invitation), written and read as text.
 ///
@@ -32,6 +32,8 @@ const MAX_DOORS: usize = 64;
 pub struct Invitation {
     pub(super) secret: Secret,
     pub(super) job: [u8; 16],
+    /// Tells this run of the job from others of its name.
+    pub(super) run: u64,
     pub(super) doors: Vec<SocketAddr>,
 }
 
@@ -47,6 +49,7 @@ struct Letter {
     version: u8,
     secret: [u8; 32],
     job: [u8; 16],
+    run: u64,
     doors: Vec<SocketAddr>,
 }
 
@@ -54,7 +57,7 @@ struct Letter {
 impl fmt::Display for Invitation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let doors = self.doors.iter().take(MAX_DOORS).copied().collect();
-        let letter = Letter { version: VERSION, secret: *self.secret.as_bytes(), job: self.job, doors };
+        let letter = Letter { version: VERSION, secret: *self.secret.as_bytes(), job: self.job, run: self.run, doors };
         let mut bytes = postcard::to_stdvec(&letter).map_err(|_| fmt::Error)?;
         bytes.extend(checksum(&bytes));
         let mut digits = String::with_capacity(2 * bytes.len());
@@ -79,7 +82,8 @@ impl FromStr for Invitation {
         if letter.version != VERSION || letter.doors.is_empty() || letter.doors.len() > MAX_DOORS {
             return Err(refused("it was made by another version, or names no rank"));
         }
-        Ok(Invitation { secret: Secret::from_bytes(letter.secret), job: letter.job, doors: letter.doors })
+        let Letter { secret, job, run, doors, .. } = letter;
+        Ok(Invitation { secret: Secret::from_bytes(secret), job, run, doors })
     }
 }
 
@@ -102,13 +106,14 @@ mod tests {
 
     fn invitation(doors: usize) -> Invitation {
         let door = |index: usize| SocketAddr::from(([10, 0, 0, index as u8], 2000));
-        Invitation { secret: Secret::from_bytes([7; 32]), job: [9; 16], doors: (0..doors).map(door).collect() }
+        let doors = (0..doors).map(door).collect();
+        Invitation { secret: Secret::from_bytes([7; 32]), job: [9; 16], run: 5, doors }
     }
 
     #[test]
     fn it_survives_its_journey_and_keeps_its_secret_out_of_logs() {
         let read: Invitation = format!(" {}\n", invitation(3)).parse().unwrap();
-        assert_eq!((read.doors, read.job), (invitation(3).doors, [9; 16]));
+        assert_eq!((read.doors, read.job, read.run), (invitation(3).doors, [9; 16], 5));
         assert!(!format!("{:?}", invitation(1)).contains("07"));
         assert_eq!(invitation(1000).to_string().parse::<Invitation>().unwrap().doors.len(), MAX_DOORS);
         assert!(invitation(0).to_string().parse::<Invitation>().is_err());

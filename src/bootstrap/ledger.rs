@@ -6,9 +6,10 @@
 
 use super::gathering::{Gathering, Prospect};
 use super::messages::{Admission, ExchangeError, ExchangeId, FromRoot, Gone, Parts, Report, ToRoot, encode_ranks};
-use super::quorum;
+use super::quorum::{self, Judge, Standing};
 use super::recent::Recent;
 use super::roster::{Roster, Seat};
+use super::store::{Appeal, MAX_DOORS, Member, Ruling, Way};
 use crate::error::{Error, Signature};
 use crate::types::{Collective, Rank};
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +61,12 @@ pub(super) struct Ledger {
     revoked: Recent<u64, ()>,
     /// Who waits inside which call (communicator and number).
     stalled: Recent<(u64, u64), BTreeMap<Rank, Stalled>>,
+    /// Who decides whether those who live may go on without those who cannot be reached.
+    judge: Judge,
+    /// Exchanges that wait for the judge.
+    appellants: BTreeSet<ExchangeId>,
+    /// Somebody has given this root up, so it must know for itself.
+    is_contested: bool,
 }
 
 impl Ledger {
@@ -75,7 +82,16 @@ impl Ledger {
             failed_exchanges: Recent::new(REMEMBERED),
             revoked: Recent::new(REMEMBERED),
             stalled: Recent::new(REMEMBERED),
+            judge: Judge::Numbers,
+            appellants: BTreeSet::new(),
+            is_contested: false,
         }
+    }
+
+    /// From now on a store decides who may go on without those who cannot be reached. In the first reign nobody was given up
+    /// before.
+    pub(super) fn appeal_to_store(&mut self, is_first_reign: bool) {
+        self.judge = Judge::Store(if is_first_reign { Standing::Good } else { Standing::Unknown });
     }
 
     /// The ledger of a root that follows another: everybody knows the roster already.
@@ -99,11 +115,109 @@ impl Ledger {
         self.gone.get(&rank)
     }
 
-    /// Whether those who are not gone may go on without the others.
+    /// Whether those who are not gone may go on without the others, as far as that is known.
     pub(super) fn may_go_on(&self) -> bool {
+        match &self.judge {
+            Judge::Numbers => self.is_of_the_majority(),
+            Judge::Store(standing) => !matches!(standing, Standing::Denied(_)),
+        }
+    }
+
+    fn is_of_the_majority(&self) -> bool {
         let members: Vec<Rank> = (0..self.world).collect();
         let dead = |rank: Rank| self.gone.get(&rank).is_some_and(Gone::is_certain);
         quorum::may_go_on(&members, |rank| !self.gone.contains_key(&rank), dead).is_ok()
+    }
+
+    /// Somebody has given this root up. It goes on for as long as it may.
+    pub(super) fn contest(&mut self) {
+        self.is_contested = true;
+    }
+
+    /// What the store is to be asked, if it is.
+    pub(super) fn appeal(&self) -> Option<Appeal> {
+        let Judge::Store(standing @ (Standing::Unknown | Standing::Good)) = &self.judge else { return None };
+        if self.appellants.is_empty() && !self.is_contested {
+            return None;
+        }
+        let is_doubtful = |rank: &Rank| self.gone.get(rank).is_some_and(|how| !how.is_certain());
+        let doubtful: Vec<Member> = (0..self.world).filter(is_doubtful).map(|rank| self.member(rank)).collect();
+        let is_outnumbered = !self.is_of_the_majority();
+        let is_needed = !doubtful.is_empty() || *standing == Standing::Unknown;
+        is_needed.then(|| Appeal { living: self.living(), doubtful, is_outnumbered })
+    }
+
+    /// What the store has said. False when this root is to be given up.
+    pub(super) fn hear_ruling(&mut self, appeal: &Appeal, ruling: Ruling, mail: &mut Mail) -> bool {
+        match ruling {
+            // Who was given up once is not taken back.
+            _ if !self.may_go_on() => {}
+            Ruling::Granted => {
+                self.judge = Judge::Store(Standing::Good);
+                self.is_contested = false;
+                for Member { rank, .. } in &appeal.doubtful {
+                    // It may live, but nobody will ever let it go on. The next root is to know that, too.
+                    let Some(Gone::Silent(what)) = self.gone.get(rank) else { continue };
+                    let how = Gone::Dead(what.clone());
+                    mail.push((Audience::Everybody, FromRoot::Gone { rank: *rank, how: how.clone() }));
+                    self.depart(*rank, how, mail);
+                }
+                self.settle_appellants(mail);
+            }
+            Ruling::Denied => {
+                self.lose_job(mail);
+                return !self.is_contested;
+            }
+            Ruling::Silent(why) => {
+                let doubtful: Vec<Rank> = appeal.doubtful.iter().map(|member| member.rank).collect();
+                let why = format!("it could not be asked ({why})");
+                for exchange in std::mem::take(&mut self.appellants) {
+                    let error = ExchangeError::NotGranted { doubtful: doubtful.clone(), why: why.clone() };
+                    self.fail(exchange, error, mail);
+                }
+                return !std::mem::take(&mut self.is_contested) || self.is_of_the_majority();
+            }
+        }
+        true
+    }
+
+    /// The store has given up this part of the job: another one goes on, or has.
+    pub(super) fn lose_job(&mut self, mail: &mut Mail) {
+        let why = "it has given up the ranks on this side, and the others go on without them";
+        self.judge = Judge::Store(Standing::Denied(why.to_string()));
+        self.settle_appellants(mail);
+    }
+
+    fn settle_appellants(&mut self, mail: &mut Mail) {
+        for exchange in std::mem::take(&mut self.appellants) {
+            self.settle(exchange, mail);
+        }
+    }
+
+    /// As long as these numbers are the same, so is what a store would be asked or told.
+    pub(super) fn store_marks(&self) -> [usize; 4] {
+        [self.introduced.len(), self.gone.len(), self.appellants.len(), usize::from(self.is_contested)]
+    }
+
+    fn member(&self, rank: Rank) -> Member {
+        Member { rank, process: self.roster.get(&rank).map_or(0, |seat| seat.process) }
+    }
+
+    fn living(&self) -> Vec<Member> {
+        (0..self.world).filter(|rank| !self.gone.contains_key(rank)).map(|rank| self.member(rank)).collect()
+    }
+
+    /// Where the job can be found in this reign, and who follows; nothing before everybody is known.
+    pub(super) fn publication(&self, reign: u32) -> Option<(Vec<Member>, Way)> {
+        let is_complete = self.introduced.len() == self.world;
+        let living = self.roster.iter().filter(|(rank, _)| !self.gone.contains_key(rank));
+        let doors = living.map(|(_, seat)| seat.door).take(MAX_DOORS).collect();
+        is_complete.then(|| (self.living(), Way { reign, doors }))
+    }
+
+    /// Tells this run of the job from others of its name.
+    pub(super) fn run(&self) -> Option<u64> {
+        self.roster.get(&0).map(|seat| seat.process)
     }
 
     /// Takes in one message. What it makes the root say is appended to `mail`.
@@ -259,8 +373,11 @@ impl Ledger {
     /// Ends the exchange if it is time.
     fn settle(&mut self, exchange: ExchangeId, mail: &mut Mail) {
         let Some(gathering) = self.gatherings.get(&exchange) else { return };
-        match gathering.prospect(&self.gone) {
+        let prospect = gathering.prospect(&self.gone, &self.judge);
+        self.appellants.remove(&exchange);
+        match prospect {
             Prospect::Waits => {}
+            Prospect::Appeals => _ = self.appellants.insert(exchange),
             Prospect::Fails(error) => self.fail(exchange, error, mail),
             Prospect::Succeeds(mut parts) => {
                 let (waiting, grows) = (gathering.waiting(), gathering.grows());
@@ -278,13 +395,21 @@ impl Ledger {
     fn give_up(&mut self, from: Rank, exchange: ExchangeId, mail: &mut Mail) {
         let Some(gathering) = self.gatherings.get(&exchange) else { return };
         if gathering.has(from) {
-            let missing = gathering.missing().filter(|rank| !self.gone.contains_key(rank)).collect();
-            self.fail(exchange, ExchangeError::Late { missing }, mail);
+            let missing: Vec<Rank> = gathering.missing().filter(|rank| !self.gone.contains_key(rank)).collect();
+            let error = match self.appeal().filter(|_| missing.is_empty()) {
+                Some(Appeal { doubtful, .. }) => ExchangeError::NotGranted {
+                    doubtful: doubtful.into_iter().map(|member| member.rank).collect(),
+                    why: "it has not answered in time".to_string(),
+                },
+                None => ExchangeError::Late { missing },
+            };
+            self.fail(exchange, error, mail);
         }
     }
 
     fn fail(&mut self, exchange: ExchangeId, error: ExchangeError, mail: &mut Mail) {
         let Some(gathering) = self.gatherings.remove(&exchange) else { return };
+        self.appellants.remove(&exchange);
         mail.push((Audience::Ranks(gathering.waiting()), FromRoot::ExchangeFailed { exchange, error: error.clone() }));
         self.failed_exchanges.entry(exchange, || error);
     }

@@ -341,5 +341,10 @@ fn in_words(failure: ExchangeError, after: Duration) -> Error {
                 .into(),
             during: None,
         },
+        ExchangeError::NotGranted { doubtful, why } => Error::PeerLost {
+            suspects: doubtful,
+            what: format!("cannot be reached and may still live, so the job's store decides who goes on: {why}"),
+            during: None,
+        },
     }
 }

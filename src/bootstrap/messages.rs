@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// Version of the messages below; both ends of a connection must have the same.
-pub(super) const CONTROL_VERSION: u16 = 4;
+pub(super) const CONTROL_VERSION: u16 = 5;
 /// Largest world that is believed.
 pub(super) const MAX_WORLD: usize = 1 << 20;
 
@@ -35,6 +35,8 @@ pub(super) struct Enlist {
     pub nonce: u64,
     /// How its connections are protected: a [`crate::transport::tcp::Guard`].
     pub guard: u8,
+    /// The [`super::StoreChoice`] it was given, in words.
+    pub store: String,
 }
 
 /// How a newcomer becomes a rank.
@@ -103,6 +105,8 @@ pub(super) struct Hello {
     pub remaining_ms: u64,
     /// How its connections are protected: a [`crate::transport::tcp::Guard`].
     pub guard: u8,
+    /// The [`super::StoreChoice`] it was given, in words.
+    pub store: String,
 }
 
 /// Why the root does not let a rank in.
@@ -237,6 +241,8 @@ pub(super) enum ExchangeError {
     Gone { rank: Rank, what: String },
     /// These members cannot be reached, are not known to be dead, and are too many to go on without.
     Minority { doubtful: Vec<Rank> },
+    /// The same members; and the job's store did not let this part go on without them.
+    NotGranted { doubtful: Vec<Rank>, why: String },
 }
 
 /// Ranks as a part of an exchange.

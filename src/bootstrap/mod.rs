@@ -20,6 +20,7 @@
 //!     gathering     one exchange: who has contributed, who is missing
 //!     quorum        whether a part of a group may go on without the rest
 //!     laggards      who keeps others waiting
+//!   store         what a job keeps outside itself, to survive the loss of any host
 //!   roster        where every rank can be found without the root
 //!   vigil         who has fallen silent
 //!   messages      what they say to each other
@@ -59,11 +60,14 @@ mod seek;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod simulated;
 mod standby;
+mod store;
 mod succession;
 mod unique_id;
 mod vigil;
 mod wire;
 
+#[cfg(test)]
+mod appeal_tests;
 #[cfg(test)]
 mod tests;
 
@@ -72,6 +76,7 @@ pub use control::{Admitted, Config, Control, Enlisting, Listener, Registration};
 pub use invitation::Invitation;
 pub use launcher::Launch;
 pub use messages::Reached;
+pub use store::StoreChoice;
 pub use unique_id::UniqueId;
 pub use vigil::Rhythm;
 pub use wire::MAX_CONTRIBUTION_BYTES;

@@ -8,9 +8,64 @@
 //!   members 0 1 2 3     3 is dead     0 | 1 2  cut off from each other:    0 no, 1 and 2 yes
 //!                                     0 1 | 2 3 cut, nobody dead:          0 and 1 yes, 2 and 3 no
 //! ```
+//!
+//! A job with a [`store`](super::store) does not count: whichever side asks it first gets the yes.
 #![forbid(unsafe_code)]
 
+use super::messages::ExchangeError;
 use crate::types::Rank;
+
+/// Who decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Judge {
+    /// The rule above.
+    Numbers,
+    /// The job's store.
+    Store(Standing),
+}
+
+/// Of a part of the job before its store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// A new root does not know yet: others may have been granted to go on without those who follow it, and be dead by now.
+    Unknown,
+    /// At the last word it was not given up.
+    Good,
+    /// It was given up, which is for ever, and why.
+    Denied(String),
+}
+
+/// What the judge says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    GoOn,
+    Stop(ExchangeError),
+    /// The store is to be asked.
+    Appeal,
+}
+
+impl Judge {
+    pub(super) fn judge(
+        &self,
+        members: &[Rank],
+        present: impl Fn(Rank) -> bool,
+        dead: impl Fn(Rank) -> bool,
+    ) -> Verdict {
+        let absent: Vec<Rank> = members.iter().copied().filter(|rank| !present(*rank)).collect();
+        match self {
+            Judge::Numbers => match may_go_on(members, present, dead) {
+                Ok(()) => Verdict::GoOn,
+                Err(doubtful) => Verdict::Stop(ExchangeError::Minority { doubtful }),
+            },
+            Judge::Store(_) if absent.is_empty() => Verdict::GoOn,
+            Judge::Store(Standing::Good) if absent.iter().all(|rank| dead(*rank)) => Verdict::GoOn,
+            Judge::Store(Standing::Good | Standing::Unknown) => Verdict::Appeal,
+            Judge::Store(Standing::Denied(why)) => {
+                Verdict::Stop(ExchangeError::NotGranted { doubtful: absent, why: why.clone() })
+            }
+        }
+    }
+}
 
 /// Splits `members` into those who are `present`, those known to be `dead`, and the doubtful rest. `Ok` when the present may
 /// go on; else the doubtful.

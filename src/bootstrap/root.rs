@@ -20,6 +20,7 @@ use super::roster::Seat;
 use super::seats::{Patience, Seats, Token};
 use super::seek::Creed;
 use super::standby::{Parked, silence};
+use super::store::{Clerk, StoreChoice};
 pub(super) use super::succession::Inheritance;
 use super::succession::Succession;
 use super::vigil::{Rhythm, Vigil, Wakefulness};
@@ -29,6 +30,7 @@ use crate::topology::detect::process_id;
 use crate::transport::tcp::Secret;
 use crate::types::Rank;
 use nix::poll::{PollFd, PollFlags};
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
@@ -64,9 +66,11 @@ pub(super) fn succeed(
 ) -> Result<()> {
     let most_between = (2 * creed.rhythm.interval).max(5 * LOOK_AGAIN);
     let waking = Wakefulness::new(most_between, Instant::now());
+    let inheritance = inheritance.with_store(creed.store != StoreChoice::Embedded);
     let phase = Phase::Succeeding(Box::new(Succession::new(inheritance)), Wait { waking, probe_at: LOOK_AGAIN });
     let mut root = Root::new(listeners, &creed.secret, creed.job, phase, creed.rhythm, creed.process)?;
     root.guard = creed.guard as u8;
+    root.store = creed.store.clone();
     for Parked { caller, who, .. } in parked {
         root.welcome(caller, Knock::Return(who));
     }
@@ -106,6 +110,9 @@ struct Root {
     job: [u8; 16],
     /// How the job's connections are protected.
     guard: u8,
+    /// Where it keeps what it keeps outside itself, and who asks there once it is known which job this is.
+    store: StoreChoice,
+    clerk: OnceCell<Option<Clerk>>,
     reign: u32,
     rhythm: Rhythm,
     vigil: Vigil,
@@ -135,6 +142,8 @@ impl Root {
             process,
             job,
             guard: 0,
+            store: StoreChoice::Embedded,
+            clerk: OnceCell::new(),
             reign: 0,
             rhythm,
             vigil: Vigil::new(rhythm, Instant::now()),
@@ -165,6 +174,7 @@ impl Root {
             }
             self.serve_recruits();
             self.keep_watch(Instant::now());
+            self.consult_store(Instant::now());
             self.flush();
         }
     }
@@ -176,12 +186,14 @@ impl Root {
             Phase::Succeeding(..) => Some(Instant::now() + LOOK_AGAIN),
             Phase::Running(_) => self.vigil.next_look(),
         };
-        let wake_at = wake_at.into_iter().chain(self.gate.wakes_at()).min();
+        let asks_at = self.clerk().and_then(Clerk::wakes_at);
+        let wake_at = wake_at.into_iter().chain(self.gate.wakes_at()).chain(asks_at).min();
         let guests = self.guests.values().map(|guest| PollFd::new(guest.caller.stream.as_fd(), guest.interest()));
         let recruits = self.recruits.values();
         let recruits = recruits.map(|recruit| PollFd::new(recruit.caller.stream.as_fd(), PollFlags::POLLIN));
         let mut fds: Vec<PollFd> = guests.chain(recruits).collect();
-        fds.extend(self.gate.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let others = self.gate.fds().chain(self.clerk().map(Clerk::fd));
+        fds.extend(others.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         super::sleep_until(&mut fds, wake_at);
         let guests = self.guests.keys().zip(&fds);
         guests.filter(|(_, fd)| fd.any().unwrap_or(true)).map(|(token, _)| *token).collect()
@@ -250,6 +262,24 @@ impl Root {
         }
     }
 
+    fn clerk(&self) -> Option<&Clerk> {
+        self.clerk.get()?.as_ref()
+    }
+
+    /// Where there is a store: what it says, and what it is to be asked.
+    fn consult_store(&mut self, now: Instant) {
+        let Phase::Running(ledger) = &mut self.phase else { return };
+        let Some(run) = ledger.run() else { return };
+        self.clerk.get_or_init(|| Clerk::open(&self.store, self.job, run, self.rhythm));
+        let Some(Some(clerk)) = self.clerk.get_mut() else { return };
+        let mut mail = Mail::new();
+        let stands = clerk.consult(ledger, self.reign, now, &mut mail);
+        self.post(mail);
+        if !stands {
+            self.abdicate();
+        }
+    }
+
     /// This process slept while it was to take over, so long that the others have given it up and gone on without it.
     fn step_back(&mut self) {
         let Phase::Succeeding(succession, _) = &self.phase else { return };
@@ -288,6 +318,7 @@ impl Root {
             _ if who.guard != self.guard => {
                 "the job protects its connections otherwise (ROUNDEL_ENCRYPT, ROUNDEL_CHECKSUM)"
             }
+            _ if who.store != self.store.to_string() => "the job keeps its register elsewhere (ROUNDEL_STORE)",
             _ => "",
         };
         if !why.is_empty() {
@@ -422,7 +453,12 @@ impl Root {
             let beside_root = seats.beside(self.process);
             self.rhythm = seats.rhythm();
             self.guard = seats.guard();
-            self.phase = Phase::Running(Box::new(Ledger::new(seats.world())));
+            self.store = seats.store();
+            let mut ledger = Ledger::new(seats.world());
+            if self.store != StoreChoice::Embedded {
+                ledger.appeal_to_store(true);
+            }
+            self.phase = Phase::Running(Box::new(ledger));
             self.watch_all();
             self.post(vec![(Audience::Everybody, FromRoot::Start { beside_root })]);
         }
@@ -463,6 +499,9 @@ impl Root {
                 self.laggards.forget(rank);
                 // The others are told before the leaver sees its connection close: its process may end right after.
                 self.flush();
+                if let (true, Some(Some(clerk))) = (self.guests.is_empty(), self.clerk.get_mut()) {
+                    clerk.retire();
+                }
             }
         }
         if let Some(what) = ended {
@@ -495,13 +534,20 @@ impl Root {
         let Phase::Running(ledger) = &mut self.phase else { return };
         let mut mail = Mail::new();
         ledger.depart(rank, Gone::Silent("has given up the root".into()), &mut mail);
+        ledger.contest();
         // Seen to be stopped, this process was taken for dead. Else it may go on, if enough still follow.
         if is_certain || !ledger.may_go_on() {
-            tracing::warn!("this root was silent, and the others have given it up");
-            self.is_deposed = true;
-            mail = vec![(Audience::Everybody, FromRoot::Deposed)];
+            return self.abdicate();
         }
         self.post(mail);
+        self.flush();
+    }
+
+    /// Others have given this root up, and it may not go on without them.
+    fn abdicate(&mut self) {
+        tracing::warn!("this root was silent, and the others have given it up");
+        self.is_deposed = true;
+        self.post(vec![(Audience::Everybody, FromRoot::Deposed)]);
         self.flush();
     }
 

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::messages::{CONTROL_VERSION, Hello, MAX_WORLD, Refusal};
+use super::store::StoreChoice;
 use super::vigil::Rhythm;
 use super::{Seconds, deadline_after};
 use crate::error::Error;
@@ -20,6 +21,7 @@ struct Seat {
     process: u64,
     rhythm: Rhythm,
     guard: u8,
+    store: StoreChoice,
     patience: Patience,
 }
 
@@ -67,6 +69,15 @@ impl Seats {
                 "rank {rank} has {theirs}, the ranks before it have {ours}; set both alike on all ranks"
             )));
         }
+        let Ok(store) = hello.store.parse::<StoreChoice>() else {
+            return Err(Refusal::Wrong(format!("rank {rank} has ROUNDEL_STORE={}, which makes no sense", hello.store)));
+        };
+        if let Some(seat) = self.taken.values().find(|seat| seat.store != store) {
+            return Err(Refusal::Wrong(format!(
+                "rank {rank} has ROUNDEL_STORE={}, the ranks before it have ROUNDEL_STORE={}; set it alike on all ranks",
+                store, seat.store
+            )));
+        }
         if self.world == 0 {
             self.world = world;
         }
@@ -90,7 +101,7 @@ impl Seats {
             timeout: Duration::from_millis(hello.timeout_ms),
         };
         let Hello { nonce, process, rhythm, guard, .. } = *hello;
-        self.taken.insert(rank, Seat { token, nonce, process, rhythm, guard, patience });
+        self.taken.insert(rank, Seat { token, nonce, process, rhythm, guard, store, patience });
         Ok(replaced)
     }
 
@@ -113,6 +124,11 @@ impl Seats {
     /// How all of them protect their connections.
     pub(super) fn guard(&self) -> u8 {
         self.taken.values().next().map_or(0, |seat| seat.guard)
+    }
+
+    /// Where the job keeps what it keeps outside itself.
+    pub(super) fn store(&self) -> StoreChoice {
+        self.taken.values().next().map_or(StoreChoice::Embedded, |seat| seat.store.clone())
     }
 
     /// The slowest that a rank wishes for, should they differ.
@@ -162,6 +178,7 @@ mod tests {
             timeout_ms: 5000,
             remaining_ms: 4000 - rank as u64,
             guard: 0,
+            store: "embedded".into(),
         }
     }
 
@@ -196,6 +213,15 @@ mod tests {
             "{refused}"
         );
         assert!(!seats.is_full());
+    }
+
+    #[test]
+    fn ranks_with_different_stores_are_told() {
+        let mut seats = Seats::new([1; 16], None);
+        assert!(refusal(seats.admit(&Hello { store: "etcd".into(), ..hello(0, 2) }, 10)).contains("no sense"));
+        seats.admit(&hello(0, 2), 10).unwrap();
+        let refused = refusal(seats.admit(&Hello { store: "etcd://a:1".into(), ..hello(1, 2) }, 11));
+        assert!(refused.contains("ROUNDEL_STORE=etcd://a:1") && refused.contains("STORE=embedded"), "{refused}");
     }
 
     #[test]

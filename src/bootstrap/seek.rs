@@ -17,6 +17,7 @@ use super::member::{Link, Shared};
 use super::messages::{CONTROL_VERSION, FromRoot, Gone, Knock, Return};
 use super::root;
 use super::standby::{Standby, silence};
+use super::store::StoreChoice;
 use super::vigil::Rhythm;
 use super::wire::{Caller, Inbox};
 use super::{gate, prepare, sleep_until};
@@ -40,6 +41,8 @@ pub(super) struct Creed {
     pub rhythm: Rhythm,
     /// How its connections are protected.
     pub guard: Guard,
+    /// Where it keeps what it keeps outside itself.
+    pub store: StoreChoice,
     /// This process ([`crate::topology::detect::process_id`]).
     pub process: u64,
 }

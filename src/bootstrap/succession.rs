@@ -19,11 +19,23 @@ pub(super) struct Inheritance {
     gone: BTreeMap<Rank, Gone>,
     /// The reign that has ended.
     reign: u32,
+    /// A store decides who goes on.
+    has_store: bool,
 }
 
 impl Inheritance {
     pub(super) fn of(knowledge: &Knowledge) -> Inheritance {
-        Inheritance { roster: knowledge.roster().clone(), gone: knowledge.gone().clone(), reign: knowledge.reign() }
+        Inheritance {
+            roster: knowledge.roster().clone(),
+            gone: knowledge.gone().clone(),
+            reign: knowledge.reign(),
+            has_store: false,
+        }
+    }
+
+    /// The same where a store decides who goes on.
+    pub(super) fn with_store(self, has_store: bool) -> Inheritance {
+        Inheritance { has_store, ..self }
     }
 }
 
@@ -48,7 +60,7 @@ impl Succession {
 
     /// What is left where a succession was taken away.
     pub(super) fn nobodys() -> Succession {
-        Succession::new(Inheritance { roster: Roster::new(), gone: BTreeMap::new(), reign: 0 })
+        Succession::new(Inheritance { roster: Roster::new(), gone: BTreeMap::new(), reign: 0, has_store: false })
     }
 
     /// `rank` is here, for the first time or again. What is against it, if something is.
@@ -102,8 +114,11 @@ impl Succession {
     /// The reign begins, in the process `process`: what is known from now on, and what everybody is told first.
     pub(super) fn conclude(self, process: u64) -> (Ledger, Mail) {
         let reign = self.reign();
-        let Inheritance { roster, gone, .. } = self.inheritance;
+        let Inheritance { roster, gone, has_store, .. } = self.inheritance;
         let mut ledger = Ledger::inherit(roster);
+        if has_store {
+            ledger.appeal_to_store(false);
+        }
         let beside_root = ledger.beside(process);
         let mut mail = vec![(Audience::Everybody, FromRoot::Reign { reign, beside_root })];
         for (rank, how) in gone {
@@ -140,6 +155,7 @@ mod tests {
             roster: (0..world).map(|rank| (rank, seat(rank))).collect(),
             gone: [(0, Gone::Dead("was killed".into()))].into(),
             reign: 2,
+            has_store: false,
         })
     }
 

@@ -37,7 +37,7 @@ use std::process::ExitCode;
 
 /// The whole of `roundel-chaos`.
 pub fn main() -> ExitCode {
-    perf::log_to_stderr();
+    crate::log::to_stderr();
     if let Ok(settings) = std::env::var(rank::SETTINGS) {
         return rank::main(&settings);
     }

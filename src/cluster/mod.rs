@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 /// The whole of `roundel-cluster`.
 pub fn main() -> ExitCode {
-    perf::log_to_stderr();
+    crate::log::to_stderr();
     let settings = match args::parse(std::env::args_os()) {
         Ok(settings) => settings,
         Err(error) => return perf::refuse("roundel-cluster", &error),

@@ -40,6 +40,7 @@ pub(crate) fn some_settings() -> Vec<Vec<u8>> {
         "port_range=20000-20100",
         "algo=ring",
         "transport=tcp",
+        "store=etcd://a:1,host-2.lan,[::1]:2379",
         "iface=10.0.0.0/8",
         "nodes=login,node[01-03,7],r[1-2]n[1-2]",
     ];

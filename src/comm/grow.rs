@@ -85,6 +85,7 @@ impl Communicator {
                 port_range: options.port_range,
                 rhythm: options.rhythm(),
                 guard: options.guard(),
+                store: options.store.clone(),
             };
             let (control, admitted) = Control::enlist(invitation, terms, deadline)?;
             let offer: Offer = postcard::from_bytes(&admitted.offer).map_err(|_| {

@@ -132,10 +132,7 @@ impl Communicator {
             Some(launch) => launch.config(options.init_timeout, options.interface.clone()),
             None => config(alone()?, 0, 1, &options),
         };
-        Communicator::join(
-            Config { port_range: options.port_range, rhythm: options.rhythm(), guard: options.guard(), ..config },
-            options,
-        )
+        Communicator::join(with_options(config, &options), options)
     }
 
     /// Joins as `rank` of `world` the job that `id` names. Blocks until all ranks have, at most
@@ -388,7 +385,13 @@ impl std::fmt::Debug for Communicator {
 
 fn config(root: Root, rank: Rank, world: usize, options: &Options) -> Config {
     let config = Config::new(root, rank, world, options.init_timeout, options.interface.clone());
-    Config { port_range: options.port_range, rhythm: options.rhythm(), guard: options.guard(), ..config }
+    with_options(config, options)
+}
+
+/// A launcher's or a caller's wish, with what else may be set.
+fn with_options(config: Config, options: &Options) -> Config {
+    let (rhythm, guard, store) = (options.rhythm(), options.guard(), options.store.clone());
+    Config { port_range: options.port_range, rhythm, guard, store, ..config }
 }
 
 /// The meeting place of a world of one, which nobody else can find.

@@ -1,7 +1,7 @@
 //! What a user may set, in code or through `ROUNDEL_*`.
 #![forbid(unsafe_code)]
 
-use crate::bootstrap::Rhythm;
+use crate::bootstrap::{Rhythm, StoreChoice};
 use crate::error::{Error, Result};
 use crate::schedule::catalogue::Algorithm;
 use crate::topology::TransportChoice;
@@ -23,6 +23,7 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// | `init_timeout` | `ROUNDEL_INIT_TIMEOUT_MS` | 120 000 |
 /// | `heartbeat` | `ROUNDEL_HEARTBEAT_MS`, 0: off | 100 |
 /// | `heartbeat_timeout` | `ROUNDEL_HEARTBEAT_TIMEOUT_MS` | 1 000 |
+/// | `store` | `ROUNDEL_STORE` = `embedded`, `etcd://host:port,host:port` | `embedded` |
 /// | `transport` | `ROUNDEL_TRANSPORT` = `auto`, `memory`, `shm`, `tcp`, `fabric` | `auto` |
 /// | `fabric_provider` | `ROUNDEL_FABRIC_PROVIDER` = `efa`, `verbs;ofi_rxm`, `tcp;ofi_rxm`, `net`, `shm`, ... | the first of these that is here, but `shm` |
 /// | `algorithm` | `ROUNDEL_ALGO` = `ring`, `tree`, ... | by size and topology |
@@ -55,6 +56,9 @@ pub struct Options {
     pub heartbeat: Duration,
     /// A rank that is silent for so long is given up: it is frozen, cut off, or its machine has no time for it.
     pub heartbeat_timeout: Duration,
+    /// Where the job keeps who has been given up and where its root is, so that it survives the loss of any host:
+    /// "It survives" in the README, and [`StoreChoice`]. A job that begins with one rank keeps nothing.
+    pub store: StoreChoice,
     /// How ranks reach each other.
     pub transport: TransportChoice,
     /// Which of libfabric's providers to use. `auto` uses libfabric between hosts only for `efa` and `verbs;ofi_rxm`, where
@@ -97,6 +101,7 @@ impl Default for Options {
             init_timeout: Duration::from_secs(120),
             heartbeat: Rhythm::default().interval,
             heartbeat_timeout: Rhythm::default().timeout,
+            store: StoreChoice::Embedded,
             transport: TransportChoice::Auto,
             fabric_provider: None,
             algorithm: None,
@@ -117,11 +122,12 @@ impl Default for Options {
 
 impl Options {
     /// The names that [`Options::set`] knows. `ROUNDEL_` and the name in capitals is the variable.
-    pub const NAMES: [&str; 18] = [
+    pub const NAMES: [&str; 19] = [
         "timeout_ms",
         "init_timeout_ms",
         "heartbeat_ms",
         "heartbeat_timeout_ms",
+        "store",
         "transport",
         "fabric_provider",
         "algo",
@@ -172,6 +178,7 @@ impl Options {
             "init_timeout_ms" => self.init_timeout = millis()?,
             "heartbeat_ms" => self.heartbeat = millis()?,
             "heartbeat_timeout_ms" => self.heartbeat_timeout = millis()?,
+            "store" => self.store = parse(name, value, "embedded, or etcd://host:port,host:port")?,
             "transport" => self.transport = parse(name, value, "auto, memory, shm, tcp or fabric")?,
             "fabric_provider" => self.fabric_provider = Some(value.to_string()),
             "algo" => self.algorithm = Some(parse(name, value, &Algorithm::ALL.map(Algorithm::name).join(", "))?),
@@ -304,6 +311,7 @@ mod tests {
             ("ROUNDEL_TIMEOUT_MS", "0"),
             ("ROUNDEL_TIMEOUT_MS", "18446744073709551615"),
             ("ROUNDEL_ALGO", "fastest"),
+            ("ROUNDEL_STORE", "etcd://host:many"),
             ("ROUNDEL_TRANSPORT", "pigeon"),
             ("ROUNDEL_FABRIC_PROVIDER", "no such name"),
             ("ROUNDEL_REPRODUCIBLE", "7"),

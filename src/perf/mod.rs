@@ -43,7 +43,7 @@ const FAILED: u8 = 3;
 
 /// The whole of a `*_perf` program.
 pub fn main(collective: Collective) -> ExitCode {
-    log_to_stderr();
+    crate::log::to_stderr();
     let settings = match args::parse(collective, std::env::args_os()) {
         Ok(settings) => settings,
         Err(error) => return refuse(args::binary_name(collective), &error),
@@ -83,20 +83,6 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         Failure { rank: None, error }
     }
-}
-
-/// Warnings and worse, or what `ROUNDEL_LOG` asks for.
-pub(crate) fn log_to_stderr() {
-    use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::try_from_env("ROUNDEL_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .finish();
-    // Another subscriber can only be there in a test, and then it is the right one.
-    let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
 /// Becomes the parent of local ranks, or the ranks of this process.

@@ -8,6 +8,8 @@ mod abort;
 mod bad_input;
 mod death;
 mod elastic;
+#[path = "../support/etcd.rs"]
+mod etcd;
 mod forks;
 mod harness;
 mod idle;
@@ -16,6 +18,7 @@ mod mismatch;
 mod roots;
 mod siege;
 mod slow;
+mod store;
 mod stranger;
 #[path = "../support/mod.rs"]
 mod support;

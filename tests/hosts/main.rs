@@ -1,12 +1,15 @@
 //! Jobs that span hosts: network namespaces joined by a cable, hosts that are only called different, and TCP between
 //! neighbours. All of it on this machine.
 
+#[path = "../support/etcd.rs"]
+mod etcd;
 mod job;
 mod links;
 mod namespaces;
 mod net;
 mod pretended;
 mod roles;
+mod store;
 #[path = "../support/mod.rs"]
 mod support;
 

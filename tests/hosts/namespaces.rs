@@ -11,7 +11,7 @@ fn all_said(said: &[Vec<String>], line: &str) {
     }
 }
 
-fn with(places: Vec<Place>, settings: &[(&str, &str)]) -> Vec<Place> {
+pub fn with(places: Vec<Place>, settings: &[(&str, &str)]) -> Vec<Place> {
     let set = |place| settings.iter().fold(place, |place: Place, (name, value)| place.with(name, value));
     places.into_iter().map(set).collect()
 }

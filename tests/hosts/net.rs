@@ -90,6 +90,11 @@ impl Net {
         (0..2).flat_map(|host| vec![self.place(host, subnet); ranks[host]]).collect()
     }
 
+    /// The network namespaces of the hosts.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
     /// Pulls the plug.
     pub fn cut(&self) {
         ip(&format!("-n {} link set veth0 down", self.names[1]));
@@ -106,7 +111,7 @@ impl Drop for Net {
 }
 
 /// Runs `ip` with these words; what it prints.
-fn ip(words: &str) -> String {
+pub fn ip(words: &str) -> String {
     let output = Command::new("ip").args(words.split(' ')).output().unwrap();
     assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()

@@ -15,6 +15,7 @@ pub fn play(role: &str, argument: &str) {
         "after the word" => after_the_word(argument),
         "beside a stopped rank" => beside_a_stopped_rank(),
         "ports" => ports(),
+        "after a loss" => crate::store::after_a_loss(argument),
         _ => panic!("there is no role {role:?}"),
     }
 }

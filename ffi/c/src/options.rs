@@ -10,8 +10,9 @@ use std::sync::{Mutex, PoisonError};
 
 static OPTIONS: Table<Mutex<Options>> = Table::new(3, "options object");
 
-/// The settings behind a handle; those of the environment behind NULL.
+/// The settings behind a handle; those of the environment behind NULL. Every communicator begins here, and with it the log.
 pub fn resolve(options: roundel_options_t) -> Outcome<Options> {
+    library::log::to_stderr();
     if options.is_null() {
         return Ok(Options::from_env()?);
     }

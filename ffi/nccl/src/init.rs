@@ -34,6 +34,7 @@ unsafe fn join(place: *mut ncclComm_t, nranks: c_int, id: &ncclUniqueId, me: c_i
     let world = world("nranks", nranks)?;
     let me = rank("rank", me, world)?;
     let unique = id.read()?;
+    roundel::log::to_stderr();
     let options = Options::from_env()?;
     let meeting: Meeting = Box::new(move || Ok(Some(Communicator::init_with(&unique, me, world, options)?)));
     let child = Comm::new(wishes, NO_DEVICE, comm::hash(&[&id.bytes()]));
@@ -117,6 +118,7 @@ pub unsafe extern "C" fn ncclCommInitAll(comm: *mut ncclComm_t, ndev: c_int, dev
         if let Some(wrong) = devices.and_then(|devices| devices.iter().find(|device| **device < 0)) {
             return Err(Failure::argument(format!("devlist has device {wrong}")));
         }
+        roundel::log::to_stderr();
         let made = Communicator::threads(world, Options::from_env()?)?;
         let hash = comm::hash(&[b"all", &std::process::id().to_le_bytes(), &made.as_ptr().addr().to_le_bytes()]);
         for (rank, communicator) in made.into_iter().enumerate() {
