@@ -68,10 +68,9 @@
 //!
 //! # Features
 //!
-//! `tools` (default) builds the `*_perf` programs and pulls in what only they use.
-//! `sim` brings the module `sim`, the deterministic simulation of engine and control plane, and its program `roundel-sim`.
 //! `tools` (default) builds the `*_perf` programs and pulls in what only they use. `etcd` (default) is the client behind
-//! `ROUNDEL_STORE=etcd://..`; without it that setting is refused.
+//! `ROUNDEL_STORE=etcd://..`; without it that setting is refused. `sim` brings the module `sim`, the deterministic simulation of
+//! engine and control plane, and its program `roundel-sim`.
 
 pub mod bootstrap;
 #[cfg(feature = "tools")]

@@ -385,7 +385,7 @@ impl World {
         if std::mem::replace(&mut self.processes[rank].is_alone, true) {
             return;
         }
-        self.judge.blame(rank);
+        self.judge.cast_out(rank);
         self.log(rank, || "is of the job no more".into());
         self.judge.tally.expelled += 1;
         self.disconnect(rank);

@@ -34,6 +34,8 @@ pub(super) struct Judge {
     /// Ranks that may be named.
     blamed: BTreeSet<Rank>,
     left: BTreeSet<Rank>,
+    /// Who is of the job no more, and sees the others go on without it.
+    outcasts: BTreeSet<Rank>,
     died: Vec<(Rank, u64)>,
     thawed: BTreeMap<Rank, u64>,
     /// Communicators that some rank saw fail.
@@ -55,6 +57,7 @@ impl Judge {
             violation: None,
             blamed: BTreeSet::new(),
             left: BTreeSet::new(),
+            outcasts: BTreeSet::new(),
             died: Vec::new(),
             thawed: BTreeMap::new(),
             failed: BTreeSet::new(),
@@ -92,6 +95,12 @@ impl Judge {
     /// From now on errors may name `rank`.
     pub(super) fn blame(&mut self, rank: Rank) {
         self.blamed.insert(rank);
+    }
+
+    /// `rank` is of the job no more: it cannot tell who has failed and who has gone on.
+    pub(super) fn cast_out(&mut self, rank: Rank) {
+        self.blame(rank);
+        self.outcasts.insert(rank);
     }
 
     pub(super) fn may_name(&self, rank: Rank) -> bool {
@@ -168,9 +177,10 @@ impl Judge {
         // Who makes a call that nobody else makes, or wakes up late, finds that the others have left in good order.
         let is_late = slip.is_some() || self.blamed.contains(&session.members[session.me]);
         let is_absent = |member: &Rank| is_late && self.left.contains(member);
+        let is_outcast = self.outcasts.contains(&session.members[session.me]);
         let innocent = |rank: &&Rank| {
             let member = &session.members[**rank];
-            slip != Some(**rank) && !self.blamed.contains(member) && !is_absent(member)
+            slip != Some(**rank) && !self.blamed.contains(member) && !is_absent(member) && !is_outcast
         };
         if let Error::Timeout { .. } = error {
             // Who cannot see beyond its own links may name one that waits too; but without a reason nobody times out.
