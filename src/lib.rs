@@ -69,7 +69,8 @@
 //! # Features
 //!
 //! `tools` (default) builds the `*_perf` programs and pulls in what only they use. `etcd` (default) is the client behind
-//! `ROUNDEL_STORE=etcd://..`; without it that setting is refused.
+//! `ROUNDEL_STORE=etcd://..`; without it that setting is refused. `sim` brings the module `sim`, the deterministic simulation of
+//! engine and control plane, and its program `roundel-sim`.
 
 pub mod bootstrap;
 #[cfg(feature = "tools")]
@@ -94,6 +95,8 @@ pub mod memory;
 #[cfg(feature = "tools")]
 pub mod perf;
 pub mod schedule;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod topology;
 pub mod transport;
 pub mod tuner;

@@ -35,6 +35,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("fuzz", &["transport", "bootstrap", "engine", "comm", "tuner"]),
     ("elastic", &["types", "error", "engine", "comm"]),
+    (
+        "sim",
+        &["types", "error", "memory", "schedule", "topology", "device", "transport", "bootstrap", "engine", "comm"],
+    ),
     ("launch", &["types", "error", "bootstrap", "comm"]),
     ("log", &[]),
 ];

@@ -10,7 +10,7 @@ use super::recent::Recent;
 use super::roster::{Roster, Seat};
 use crate::error::Error;
 use crate::types::Rank;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// Failed communicators that are remembered for those who register late.
 const REMEMBERED: usize = 4096;
@@ -53,7 +53,7 @@ pub(super) struct Knowledge {
     /// What this rank declared failed itself; a root may have died before it told the others.
     declared: Recent<u64, Error>,
     finished: Recent<ExchangeId, Parts>,
-    waiting: HashMap<ExchangeId, Waiting>,
+    waiting: BTreeMap<ExchangeId, Waiting>,
     roster: Roster,
     beside_root: Vec<Rank>,
     reign: u32,
@@ -68,7 +68,7 @@ impl Knowledge {
             revoked: Recent::new(REMEMBERED),
             declared: Recent::new(KEPT_DECLARATIONS),
             finished: Recent::new(KEPT_OUTCOMES),
-            waiting: HashMap::new(),
+            waiting: BTreeMap::new(),
             roster: Roster::new(),
             beside_root,
             reign: 0,

@@ -12,7 +12,7 @@ use super::roster::{Roster, Seat};
 use super::store::{Appeal, MAX_DOORS, Member, Ruling, Way};
 use crate::error::{Error, Signature};
 use crate::types::{Collective, Rank};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Failed exchanges, revoked and stalled communicators that are remembered for ranks that come late.
 const REMEMBERED: usize = 4096;
@@ -55,8 +55,8 @@ pub(super) struct Ledger {
     gone: BTreeMap<Rank, Gone>,
     /// Who waits to join, by nonce.
     recruits: BTreeMap<u64, Seat>,
-    finished: HashMap<ExchangeId, Finished>,
-    gatherings: HashMap<ExchangeId, Gathering>,
+    finished: BTreeMap<ExchangeId, Finished>,
+    gatherings: BTreeMap<ExchangeId, Gathering>,
     failed_exchanges: Recent<ExchangeId, ExchangeError>,
     revoked: Recent<u64, ()>,
     /// Who waits inside which call (communicator and number).
@@ -77,8 +77,8 @@ impl Ledger {
             introduced: BTreeSet::new(),
             gone: BTreeMap::new(),
             recruits: BTreeMap::new(),
-            finished: HashMap::new(),
-            gatherings: HashMap::new(),
+            finished: BTreeMap::new(),
+            gatherings: BTreeMap::new(),
             failed_exchanges: Recent::new(REMEMBERED),
             revoked: Recent::new(REMEMBERED),
             stalled: Recent::new(REMEMBERED),

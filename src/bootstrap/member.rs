@@ -324,7 +324,7 @@ fn tell(registered_for: u64, listener: &dyn Listener, event: &Event) {
     }
 }
 
-fn exchange_id(tag: u64, members: &[Rank]) -> ExchangeId {
+pub(super) fn exchange_id(tag: u64, members: &[Rank]) -> ExchangeId {
     let members: Vec<u8> = members.iter().flat_map(|member| (*member as u64).to_le_bytes()).collect();
     let mut id = ExchangeId::default();
     id.copy_from_slice(&digest("roundel exchange", &[&tag.to_le_bytes(), &members])[..16]);

@@ -57,6 +57,8 @@ mod root;
 mod roster;
 mod seats;
 mod seek;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) mod simulated;
 mod standby;
 mod store;
 mod succession;

@@ -7,6 +7,7 @@
 
 mod buffer;
 mod calls;
+pub(crate) mod census;
 mod dialler;
 mod explain;
 mod fabric;
@@ -22,7 +23,7 @@ mod shrink;
 mod split;
 mod start;
 mod tuning;
-mod watch;
+pub(crate) mod watch;
 mod work;
 mod world;
 
@@ -62,9 +63,9 @@ const WORLD_COMM: u64 = 0x526f_756e_6465_6c31;
 
 /// What tells a communicator from all others of its job.
 #[derive(Clone, Copy)]
-struct Identity {
-    comm: u64,
-    epoch: u32,
+pub(crate) struct Identity {
+    pub(crate) comm: u64,
+    pub(crate) epoch: u32,
 }
 
 /// What each rank tells the others when it becomes a member.

@@ -4,23 +4,11 @@
 //! ranks that live all learn the same list of ranks that live.
 #![forbid(unsafe_code)]
 
-use super::{Communicator, Identity};
-use crate::engine::mix;
+use super::Communicator;
+use super::census::{self, Answer, Count};
 use crate::error::{Error, Result};
-use crate::types::Rank;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-
-const CENSUS: u64 = u64::from_le_bytes(*b"census  ");
-
-/// What a rank says in a census. Those who shrink and those who agree are counted together: one that has failed and is going
-/// on without the dead never comes to what the others were about to agree on, and must not keep them waiting.
-const SHRINK: u8 = b's';
-const YES: u8 = b'y';
-const NO: u8 = b'n';
-
-/// Who lives, and what each said.
-type Answers = Vec<(Rank, u8)>;
 
 impl Communicator {
     /// The ranks of this communicator that live become a communicator of their own, in the same processes and in the same
@@ -59,14 +47,9 @@ impl Communicator {
         let deadline = began + self.options().init_timeout;
         let mut failure = None;
         loop {
-            let (tag, answers) = self.census(SHRINK, deadline)?;
-            if answers.iter().any(|(_, answer)| *answer != SHRINK) {
-                // They were still about to agree, have their answer now, and shrink next.
-                continue;
-            }
-            let members: Vec<Rank> = answers.into_iter().map(|(rank, _)| self.members[rank]).collect();
-            let identity = Identity { comm: mix(tag, 1), epoch: self.epoch + 1 };
-            match Communicator::assemble(self.world.clone(), identity, members.clone(), deadline) {
+            let count = self.census(Answer::Shrinks, deadline)?;
+            let Some((identity, members)) = count.rest(&self.members, self.epoch) else { continue };
+            match Communicator::assemble(self.world.clone(), identity, members, deadline) {
                 Ok(rest) => {
                     self.world.forget_gone();
                     return Ok(rest);
@@ -102,21 +85,14 @@ impl Communicator {
     /// ```
     pub fn agree(&self, flag: bool) -> Result<bool> {
         self.engine.check_birthplace()?;
-        let mine = if flag { YES } else { NO };
-        let (_, answers) = self.census(mine, Instant::now() + self.options().timeout)?;
-        Ok(answers.iter().all(|(_, answer)| *answer == YES))
+        Ok(self.census(Answer::Agrees(flag), Instant::now() + self.options().timeout)?.is_agreed())
     }
 
-    /// The ranks that live, with what each said; and a number for this census that no other has.
-    fn census(&self, mine: u8, deadline: Instant) -> Result<(u64, Answers)> {
+    fn census(&self, mine: Answer, deadline: Instant) -> Result<Count> {
         // Relaxed: only a count; the ranks that live hold the same censuses in the same order.
-        let number = self.censuses.fetch_add(1, Ordering::Relaxed);
-        let tag = mix(mix(self.comm, CENSUS), number);
-        let parts = self.world.control.census(tag, &self.members, vec![mine], deadline)?;
-        // What is no answer that this version knows counts as no.
-        let answer = |part: Vec<u8>| part.first().copied().unwrap_or(NO);
-        let present = parts.into_iter().enumerate().filter_map(|(rank, part)| Some((rank, answer(part?))));
-        Ok((tag, present.collect()))
+        let tag = census::tag(self.comm, self.censuses.fetch_add(1, Ordering::Relaxed));
+        let parts = self.world.control.census(tag, &self.members, mine.encode(), deadline)?;
+        Ok(Count::new(tag, &parts))
     }
 }
 

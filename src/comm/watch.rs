@@ -9,12 +9,12 @@ use crate::types::Rank;
 use std::sync::{Arc, Weak};
 
 /// Translates the ranks of the job to those of the communicator, and wakes its driver.
-pub(super) struct Watch {
-    pub(super) fate: Arc<Fate>,
-    pub(super) pace: Arc<Pace>,
+pub(crate) struct Watch {
+    pub(crate) fate: Arc<Fate>,
+    pub(crate) pace: Arc<Pace>,
     /// Rank of the communicator -> rank of the job.
-    pub(super) members: Vec<Rank>,
-    pub(super) wake: Box<dyn Fn() + Send + Sync>,
+    pub(crate) members: Vec<Rank>,
+    pub(crate) wake: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Watch {

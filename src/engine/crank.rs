@@ -1,29 +1,18 @@
 //! Turning the crank: taking calls in, moving them, telling those who wait; and when nothing moves, spinning a little,
 //! yielding, and then sleeping until a peer, a socket, another caller or a failure wakes the driver.
 //!
-//! Whoever sleeps has looked around before: at deadlines, at ranks that left, at calls that nobody else has made.
+//! Here is what waits; what is decided meanwhile, [`super::outlook`] and [`super::verdict`], takes the time as an argument.
 #![forbid(unsafe_code)]
 
 use super::driver::{Drive, Engine, Submission};
 use super::lane::{Effort, Lane};
+use super::outlook::Stall;
 use super::patience::Idle;
-use crate::error::{Error, OpId, Result};
-use crate::types::Collective;
+use super::verdict::Verdict;
+use crate::error::{Error, Result};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-/// A call that waits longer than this without progress is reported, so that somebody may notice a mismatch.
-const STALL: Duration = Duration::from_millis(40);
-
-/// A broken link is taken at its word only after the control plane had this long to say who really failed.
-const VERDICT: Duration = Duration::from_millis(150);
-
-/// What is said of a rank that went in good order while others needed it.
-const LEFT: &str = "left the communicator";
-
-/// The longest sleep: deadlines are looked at between sleeps.
-const NAP: Duration = Duration::from_millis(500);
 
 impl Engine {
     /// Turns the crank until `enough`, or the moment has come. Only the thread that set `driving` is here.
@@ -76,10 +65,11 @@ impl Engine {
         }
         let mut refused = Vec::new();
         {
+            let now = Instant::now();
             let mut state = self.lock();
             while let Some(Submission { call, in_place, completion }) = state.inbox.pop_front() {
                 self.waiting.fetch_sub(1, Ordering::Relaxed);
-                if let Err(error) = lane.admit(call, in_place, completion.clone()) {
+                if let Err(error) = lane.admit(call, in_place, completion.clone(), now) {
                     refused.push((completion, error));
                 }
             }
@@ -102,34 +92,10 @@ impl Engine {
         }
     }
 
-    /// After a while without progress: deadlines, peers that left, calls that nobody else has made.
+    /// After a while without progress; see [`Lane::look_around`].
     fn look_around(&self, lane: &mut Lane, idle_since: Instant) -> Result<()> {
-        let gone = lane.waiting_in_vain_for(|rank| self.fate.has_left(rank));
-        if !gone.is_empty() && !lane.poll(Effort::Thorough)? {
-            // What they sent before they left has been read by now: nothing more will come.
-            let suspects = lane.waiting_in_vain_for(|rank| gone.contains(&rank));
-            if !suspects.is_empty() {
-                return Err(Error::PeerLost { suspects, what: LEFT.into(), during: None });
-            }
-        }
-        let waiting_for = lane.waiting_for();
-        let now = Instant::now();
-        let mut stalled = Vec::new();
-        for task in lane.tasks() {
-            let waited = now - task.started;
-            if waited > task.timeout {
-                let during: Option<OpId> = Some(task.op);
-                return Err(Error::Timeout { waiting_for, after: waited, during });
-            }
-            // Messages are numbered by each pair for itself: only the pair can compare them, and its headers do.
-            let comparable = task.op.collective != Collective::SendRecv;
-            if now - idle_since > STALL && comparable && task.stalled_on.as_ref() != Some(&waiting_for) {
-                task.stalled_on = Some(waiting_for.clone());
-                stalled.push(task.signature);
-            }
-        }
-        for signature in stalled {
-            self.reporter.stalled(signature, &waiting_for);
+        if let Some(Stall { calls, waiting_for }) = lane.look_around(Instant::now(), idle_since)? {
+            calls.into_iter().for_each(|call| self.reporter.stalled(call, &waiting_for));
         }
         Ok(())
     }
@@ -138,10 +104,9 @@ impl Engine {
     fn sleep(&self, drive: &mut Drive, idle_since: Instant, until: Option<Instant>) -> Result<bool> {
         let Drive { lane, sleeper, interests, .. } = drive;
         lane.interests(interests);
-        // Wake up in time to report a stall, then seldom.
-        let nap = STALL.saturating_sub(idle_since.elapsed()) + Duration::from_millis(1);
-        let nap = if idle_since.elapsed() > STALL { NAP.min(lane.time_left()) } else { nap };
-        let nap = until.map_or(nap, |until| nap.min(until.saturating_duration_since(Instant::now())));
+        let now = Instant::now();
+        let nap = lane.nap(now, idle_since);
+        let nap = until.map_or(nap, |until| nap.min(until.saturating_duration_since(now)));
         let mut outcome = Ok(false);
         sleeper.sleep(interests, nap, &mut || {
             // Relaxed: a submitter that came too late for this look rings the bell.
@@ -167,29 +132,17 @@ impl Engine {
         lane.fail(&error);
     }
 
-    /// The end of a link says only that a neighbour is gone, perhaps because of somebody else's death; a deadline only
-    /// that a neighbour waits too. The control plane knows who was first, or who is missing, and gets a moment to say so.
+    /// Waits until the control plane has had its say; see [`Verdict`].
     fn verdict(&self, error: Error) -> Error {
-        match &error {
-            Error::Mismatch { .. } | Error::Corrupted { .. } | Error::Invalid { .. } | Error::Unsupported { .. } => {
-                return error;
-            }
-            Error::Timeout { .. } if self.fate.check().is_ok() => self.reporter.failed(&error),
-            _ => {}
+        let verdict = Verdict::on(error, Instant::now());
+        if let Some(error) = verdict.question().filter(|_| self.fate.check().is_ok()) {
+            self.reporter.failed(error);
         }
-        let deadline = Instant::now() + VERDICT;
-        while Instant::now() < deadline {
-            if let Err(known) = self.fate.check() {
-                return known;
+        loop {
+            match verdict.reached(&self.fate, Instant::now()) {
+                Some(error) => return error,
+                None => std::thread::sleep(Duration::from_millis(1)),
             }
-            if let Error::PeerLost { suspects, during, .. } = &error
-                && suspects.iter().all(|&rank| self.fate.has_left(rank))
-            {
-                tracing::debug!("{error}: it has left in good order");
-                return Error::PeerLost { suspects: suspects.clone(), what: LEFT.into(), during: *during };
-            }
-            std::thread::sleep(Duration::from_millis(1));
         }
-        error
     }
 }

@@ -172,7 +172,7 @@ impl Engine {
             }
         };
         let completion = Arc::new(Completion::default());
-        drive.lane.park(completion.clone());
+        drive.lane.park(completion.clone(), Instant::now());
         if let Some(error) = error {
             self.fail(&mut drive.lane, error);
         }

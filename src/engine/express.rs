@@ -64,10 +64,9 @@ impl Lane {
     }
 
     /// Puts the call that was boarded among the calls in flight.
-    pub(crate) fn park(&mut self, completion: Arc<Completion>) {
+    pub(crate) fn park(&mut self, completion: Arc<Completion>, now: Instant) {
         if let Some(mut task) = self.express.take() {
-            task.started = Instant::now();
-            task.completion = Some(completion);
+            (task.completion, task.started) = (Some(completion), Some(now));
             self.tasks.push_back(task);
         }
     }

@@ -13,6 +13,7 @@ use super::fate::Fate;
 use super::local;
 use super::pace::Pace;
 use super::plan::{CallKey, Plans, Prepared, Way};
+use super::planted::{Mistake, is_planted};
 use super::port::{Connector, Link};
 use super::scaling::Scaling;
 use super::settings::Settings;
@@ -27,7 +28,7 @@ use crate::tuner::{Choice, Origin, Table};
 use crate::types::{Collective, Rank};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Messages between two ranks travel on a channel of their own: they are matched with each other only, whatever
 /// collectives run between them.
@@ -143,9 +144,15 @@ impl Lane {
     }
 
     /// Takes a validated call in. An error here has sent nothing, and leaves the communicator usable.
-    pub(crate) fn admit(&mut self, call: Call, in_place: bool, completion: Arc<Completion>) -> Result<()> {
+    pub(crate) fn admit(
+        &mut self,
+        call: Call,
+        in_place: bool,
+        completion: Arc<Completion>,
+        now: Instant,
+    ) -> Result<()> {
         let Some(audit) = self.settings.audit(&call) else {
-            return self.board_in_line(call, in_place, |task| {
+            return self.board_in_line(call, in_place, now, |task| {
                 task.completion = Some(completion);
             });
         };
@@ -153,11 +160,11 @@ impl Lane {
         // What could go wrong with it goes wrong before its call is counted.
         self.prepare(&digests, true, self.reachable(&digests))?;
         let mut audited = None;
-        self.board_in_line(call, in_place, |task| {
+        self.board_in_line(call, in_place, now, |task| {
             task.is_audited = true;
             audited = Some(task.op);
         })?;
-        self.board_in_line(digests, true, |task| {
+        self.board_in_line(digests, true, now, |task| {
             // Its failure is the call's.
             task.op = audited.unwrap_or(task.op);
             task.audit = Some(Box::new(audit));
@@ -165,12 +172,19 @@ impl Lane {
         })
     }
 
-    fn board_in_line(&mut self, mut call: Call, mut in_place: bool, finish: impl FnOnce(&mut Task)) -> Result<()> {
+    fn board_in_line(
+        &mut self,
+        mut call: Call,
+        mut in_place: bool,
+        now: Instant,
+        finish: impl FnOnce(&mut Task),
+    ) -> Result<()> {
         let scaling = Scaling::take_from(&mut call, &mut in_place);
         let mapped = self.reachable(&call);
         let prepared = self.prepare(&call, in_place, mapped)?;
         let signature = self.sign(&call);
         let mut task = self.task(prepared, &call, in_place, mapped, signature);
+        task.started = Some(now);
         finish(&mut task);
         task.owned.extend(scaling.and_then(Scaling::run));
         task.allocate_scratch();
@@ -214,7 +228,6 @@ impl Lane {
             plan,
             layout,
             call: call.clone(),
-            completion: None,
         }))
     }
 
@@ -280,17 +293,11 @@ impl Lane {
         while index < tasks.len() {
             let task = &mut tasks[index];
             moved |= self.poll_task(task, &mut claims).map_err(|error| error.during(task.op))?;
-            let is_over = task.is_over();
-            // Not only when all is flushed: what later calls have gathered goes only when the peer has come to them, and that
-            // may be waiting for this audit.
-            if is_over
-                && std::mem::take(&mut task.is_audited)
-                && let Some(audit) = tasks.get_mut(index + 1)
-            {
-                audit.audit.as_mut().expect("an audit stands right behind its call").release();
-            }
-            if is_over && self.flush(&tasks[index])? {
+            if task.is_over() && task.is_flushed() {
                 let task = tasks.remove(index).expect("index is in range");
+                if let (true, Some(audit)) = (task.is_audited, tasks.get_mut(index)) {
+                    audit.audit.as_mut().expect("an audit stands right behind its call").release();
+                }
                 self.retire(task)?;
                 moved = true;
             } else {
@@ -321,33 +328,34 @@ impl Lane {
             }
         }
         claims.signals |= task.plan.uses_signals();
-        for (index, state) in task.runs.iter().enumerate() {
-            let run = &task.plan.runs[index];
-            if state.next < run.ops.len() || !state.greeting.is_done() || task.has_more_rounds() {
-                claims.ends.push((state.link, run.way));
-            }
-        }
+        self.claim_ends(task, claims)?;
         Ok(moved)
     }
 
-    /// Pushes out what the task's links have gathered; true when nothing is left.
-    fn flush(&mut self, task: &Task) -> Result<bool> {
-        let mut empty = true;
-        for (state, run) in task.runs.iter().zip(&task.plan.runs) {
+    /// Which link ends the task still needs. One that sends it needs until all has gone: what a later call gathered behind it
+    /// would go only when the peer has come to that call, and the peer may be waiting for the end of this one.
+    fn claim_ends(&mut self, task: &mut Task, claims: &mut Claims) -> Result<()> {
+        let has_more_rounds = task.has_more_rounds();
+        for (state, run) in task.runs.iter_mut().zip(&task.plan.runs) {
+            let has_moved = state.next == run.ops.len() && state.greeting.is_done() && !has_more_rounds;
             let link = &mut self.links[state.link];
-            if let (Way::Out, Some((tx, _))) = (run.way, &mut link.ends) {
-                let flushed = tx.flush()?;
-                link.full |= !flushed;
-                empty &= flushed;
+            if let (true, Way::Out, false, Some((tx, _))) = (has_moved, run.way, state.is_flushed, &mut link.ends) {
+                state.is_flushed = tx.flush()?;
+                link.full |= !state.is_flushed;
+            }
+            if !has_moved || (run.way == Way::Out && !state.is_flushed) {
+                claims.ends.push((state.link, run.way));
             }
         }
-        Ok(empty)
+        Ok(())
     }
 
     /// Pushes out what all links have gathered, while calls wait for answers to it.
     fn flush_all(&mut self) -> Result<()> {
         for link in &mut self.links {
-            if let Some((tx, _)) = &mut link.ends {
+            if let Some((tx, _)) = &mut link.ends
+                && !is_planted(Mistake::FlushForgotten)
+            {
                 link.full |= !tx.flush()?;
             }
         }
@@ -388,6 +396,9 @@ impl Lane {
         for task in self.tasks.drain(..) {
             if let Some(completion) = &task.completion {
                 completion.finish(Err(error.clone().during(task.op)));
+                if is_planted(Mistake::CallForgotten) {
+                    break;
+                }
             }
         }
     }
@@ -399,18 +410,18 @@ impl Lane {
         for link in &self.links {
             let Some((tx, rx)) = &link.ends else { continue };
             into.extend(tx.interest().filter(|_| link.full));
-            into.extend(rx.interest().filter(|_| link.hungry));
+            into.extend(rx.interest().filter(|_| link.hungry && !is_planted(Mistake::WakeUpLost)));
         }
     }
 
     /// Ranks that the calls in flight are waiting for.
-    pub(crate) fn waiting_for(&self) -> Vec<Rank> {
+    pub(super) fn waiting_for(&self) -> Vec<Rank> {
         self.ranks_of(|_| true)
     }
 
     /// Likewise, where the last thing that can come from a rank has come once it has said goodbye. Over sockets it may
     /// still be on its way then, and its end shows by itself; so does the outcome of dialling.
-    pub(crate) fn waiting_in_vain_for(&self, has_left: impl Fn(Rank) -> bool) -> Vec<Rank> {
+    pub(super) fn waiting_in_vain_for(&self, has_left: impl Fn(Rank) -> bool) -> Vec<Rank> {
         self.ranks_of(|hold_up| !hold_up.ends_by_itself && has_left(hold_up.rank))
     }
 
@@ -448,13 +459,13 @@ impl Lane {
     }
 
     /// Until the first deadline of a call in flight.
-    pub(crate) fn time_left(&self) -> Duration {
-        let left = self.tasks.iter().map(|task| task.timeout.saturating_sub(task.started.elapsed()));
+    pub(super) fn time_left(&self, now: Instant) -> Duration {
+        let left = self.tasks.iter().map(|task| task.timeout.saturating_sub(task.waited(now)));
         left.min().unwrap_or(self.settings.timeout) + Duration::from_millis(1)
     }
 
     /// The calls in flight, oldest first.
-    pub(crate) fn tasks(&mut self) -> impl Iterator<Item = &mut Task> {
+    pub(super) fn tasks(&mut self) -> impl Iterator<Item = &mut Task> {
         self.tasks.iter_mut().map(|task| &mut **task)
     }
 

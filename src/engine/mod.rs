@@ -20,16 +20,19 @@ pub(crate) mod fuzz;
 mod lane;
 mod layout;
 mod local;
+mod outlook;
 mod pace;
 mod patience;
 mod places;
 mod plan;
+mod planted;
 pub mod port;
 mod progress;
 mod scaling;
 mod settings;
 mod steps;
 mod task;
+mod verdict;
 
 #[cfg(test)]
 pub(crate) use audit::SPOILS;
@@ -38,9 +41,15 @@ pub(crate) use completion::Completion;
 pub(crate) use driver::Engine;
 pub use driver::Reporter;
 pub use fate::Fate;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use lane::Effort;
 pub(crate) use lane::Lane;
 pub(crate) use pace::Pace;
 pub(crate) use patience::Patience;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use planted::{Mistake, plant};
 pub use port::Connector;
 pub(crate) use settings::Settings;
 pub(crate) use task::mix;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use verdict::Verdict;

@@ -25,6 +25,8 @@ pub(super) struct RunState {
     pub(super) link: usize,
     pub(super) next: usize,
     pub(super) greeting: Greeting,
+    /// All that it sends has left this side.
+    pub(super) is_flushed: bool,
 }
 
 /// Where a task stands with the other ranks of its host.
@@ -76,8 +78,6 @@ pub(crate) struct Task {
     pub(super) inside: bool,
     /// The call as it was submitted, for a second try with another plan.
     pub(super) call: Call,
-    /// When it joined the calls in flight.
-    pub(super) started: Instant,
     pub(super) timeout: Duration,
     /// Whom this rank was waiting for when it last said that it waits.
     pub(super) stalled_on: Option<Vec<Rank>>,
@@ -87,6 +87,8 @@ pub(crate) struct Task {
     pub(super) is_audited: bool,
     /// Who waits for its end; nobody while its caller runs it straight through, or where an audit follows.
     pub(super) completion: Option<Arc<Completion>>,
+    /// When it joined the calls in flight; never while its caller runs it straight through.
+    pub(super) started: Option<Instant>,
 }
 
 /// How far an op has come and may go.
@@ -114,7 +116,6 @@ pub(super) struct Parts {
     pub(super) links: Vec<usize>,
     pub(super) timeout: Duration,
     pub(super) in_place: bool,
-    pub(super) completion: Option<Arc<Completion>>,
 }
 
 impl Task {
@@ -133,7 +134,6 @@ impl Task {
             links,
             timeout,
             in_place,
-            completion,
         } = parts;
         let room = Room { stage_bytes, slice_bytes };
         let Slots { slot_bytes, round, is_inline } = slots(&plan, &layout, room, depends_on_mapping);
@@ -164,12 +164,12 @@ impl Task {
             parity: 0,
             in_place,
             inside: false,
-            started: Instant::now(),
             timeout,
             stalled_on: None,
             audit: None,
             is_audited: false,
-            completion,
+            completion: None,
+            started: None,
             call,
             layout,
             plan,
@@ -195,7 +195,7 @@ impl Task {
         (self.call.op, self.call.input, self.call.output) = (call.op, call.input, call.output);
         self.round.index = 0;
         (self.entry, self.signal_base, self.inside) = (Entry::Fresh, None, false);
-        (self.stalled_on, self.completion) = (None, None);
+        (self.stalled_on, self.completion, self.started) = (None, None, None);
         self.restart();
     }
 
@@ -233,7 +233,7 @@ impl Task {
                 Way::Out => Greeting::to_send(header),
                 Way::In => Greeting::to_receive(header),
             };
-            RunState { link, next: 0, greeting }
+            RunState { link, next: 0, greeting, is_flushed: false }
         });
         states.collect()
     }
@@ -263,6 +263,11 @@ impl Task {
     pub(super) fn advance(&mut self, op: usize, by_bytes: usize, len_bytes: usize) -> bool {
         self.progress.advance(op, by_bytes, len_bytes);
         self.progress.mark(op) == len_bytes
+    }
+
+    /// How long it has been among the calls in flight.
+    pub(super) fn waited(&self, now: Instant) -> Duration {
+        self.started.map_or(Duration::ZERO, |started| now.saturating_duration_since(started))
     }
 
     /// Every op of this round is done.
@@ -314,6 +319,11 @@ impl Task {
     /// It may not begin yet: the call that it audits goes on.
     pub(super) fn is_held(&self) -> bool {
         self.audit.as_ref().is_some_and(|audit| audit.is_held())
+    }
+
+    /// All that it sends has left this side.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.runs.iter().zip(&self.plan.runs).all(|(state, run)| run.way == Way::In || state.is_flushed)
     }
 
     /// Every op of every round is done, and every header has been exchanged.

@@ -8,6 +8,8 @@
 mod address;
 pub mod fabric;
 pub mod shm;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) mod sim;
 pub mod tcp;
 
 pub use address::Address;
