@@ -44,13 +44,9 @@ impl Hub {
 impl World {
     // Messages.
 
-    /// Everybody says where it can be found; `at_once`, and everybody has heard.
-    pub(super) fn introduce(&mut self, at_once: bool) {
+    /// Everybody says where it can be found, and has heard where the others are: before that no rank has joined.
+    pub(super) fn introduce(&mut self) {
         for rank in 0..self.processes.len() {
-            if !at_once {
-                self.tell_root(rank, Saying::seat(rank));
-                continue;
-            }
             for (to, word) in self.hubs[0].side.hear(rank, Saying::seat(rank)) {
                 self.processes[to].member.hear(word);
             }

@@ -177,7 +177,9 @@ impl Judge {
         // Who makes a call that nobody else makes, or wakes up late, finds that the others have left in good order.
         let is_late = slip.is_some() || self.blamed.contains(&session.members[session.me]);
         let is_absent = |member: &Rank| is_late && self.left.contains(member);
-        let is_outcast = self.outcasts.contains(&session.members[session.me]);
+        // So has who slept for long, and has not found out yet.
+        let me = &session.members[session.me];
+        let is_outcast = self.outcasts.contains(me) || self.thawed.contains_key(me);
         let innocent = |rank: &&Rank| {
             let member = &session.members[**rank];
             slip != Some(**rank) && !self.blamed.contains(member) && !is_absent(member) && !is_outcast

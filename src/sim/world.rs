@@ -134,9 +134,7 @@ impl World {
             self.agenda.put(phase, Event::Pulse(rank));
         }
         self.agenda.put(100 * MS, Event::Watch(0));
-        // As a rule faults come when the ranks have found one another.
-        let is_introduced = self.dice.permille(750);
-        self.introduce(is_introduced);
+        self.introduce();
         while let Some((at, event)) = self.agenda.take() {
             self.now = at;
             self.steps += 1;
