@@ -67,10 +67,15 @@ pub(super) fn costs(comm: &Communicator, thoroughness: Thoroughness) -> Result<C
         let [latency_ns, ns_per_byte, step_ns] = [found[0], found[1], found[2]];
         class.map(|class| MeasuredLink { class, cost: LinkCost { latency_ns, ns_per_byte }, step_ns })
     };
-    let local = link(local_class, &found[0..3]);
-    // A meeting is a signal and a wait for each of the others; without one to measure, a message is the nearest thing.
-    let sync_ns = match (local, hosts) {
-        (Some(local), [host]) => (found[6] - host.len() as f64 * local.step_ns).max(0.0),
+    let mut local = link(local_class, &found[0..3]);
+    let sync_ns = match (&mut local, hosts) {
+        // A meeting is a signal, a wait for each of the others, and the time in which a signal gets there. A step of a program
+        // on one host is far less than a message of its own; how much less does not show here, so: half of a meeting is steps.
+        (Some(local), [host]) => {
+            local.step_ns = local.step_ns.min(found[6] / 2.0 / host.len() as f64);
+            found[6] - host.len() as f64 * local.step_ns
+        }
+        // Without one to measure, a message is the nearest thing.
         (Some(local), _) => local.cost.latency_ns,
         (None, _) => 0.0,
     };

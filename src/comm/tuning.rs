@@ -42,11 +42,12 @@ use std::time::Instant;
 ///
 /// Rank 0 decides for all: it reads what was kept, starts a measurement, and sends its table to everybody, so that all choose
 /// alike. What was kept is looked at sceptically: a few quick measurements (some 10 ms) must not contradict it. A measurement
-/// takes at most 300 ms; its outcome is kept for the next job. Both happen once, when the job begins; communicators made from
-/// that one by `split`, `shrink` or `grow` use what is kept and measure nothing. A world of one never does either.
+/// takes about 200 ms with 4 ranks, more where ranks outnumber cores, and is not made with more than 16; its outcome is kept for
+/// the next job. Both happen once, when the job begins; communicators made from that one by `split`, `shrink` or `grow` use
+/// what is kept and measure nothing. A world of one never does either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Tune {
-    /// `auto`: use what was kept for this topology. Nothing is measured: a job does not begin later because of it.
+    /// `auto`: use what was kept for this topology. Without it nothing is measured, and no job begins later.
     #[default]
     Auto,
     /// `0`: choose by fixed sizes.
