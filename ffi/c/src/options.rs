@@ -33,10 +33,11 @@ pub unsafe extern "C" fn roundel_options_create(options: *mut roundel_options_t)
     })
 }
 
-/// Changes one setting: `timeout_ms`, `init_timeout_ms`, `heartbeat_ms`, `heartbeat_timeout_ms`, `transport`,
-/// `fabric_provider`, `algo`, `channels`, `sockets`, `reproducible`, `iface`, `port_range`, `encrypt`, `checksum`,
-/// `verify_results`, `stage_bytes`, `ring_bytes` or `arena_bytes`, written as in the variable `ROUNDEL_TIMEOUT_MS` and
-/// so on. A bad one is refused and changes nothing. All ranks must use the same, except `iface` and `port_range`.
+/// Changes one setting: `timeout_ms`, `init_timeout_ms`, `heartbeat_ms`, `heartbeat_timeout_ms`, `store`,
+/// `transport`, `fabric_provider`, `algo`, `channels`, `slice_bytes`, `tune`, `tune_file`, `sockets`, `reproducible`, `iface`,
+/// `port_range`, `encrypt`, `checksum`, `verify_results`, `stage_bytes`, `ring_bytes` or `arena_bytes`, written as in the variable `ROUNDEL_TIMEOUT_MS` and
+/// so on. A bad one is refused and changes nothing. All ranks must use the same, except `iface`, `port_range` and what tunes, where
+/// rank 0's counts.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn roundel_options_set(
     options: roundel_options_t,
