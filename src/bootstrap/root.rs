@@ -449,6 +449,18 @@ impl Root {
 
     fn start_when_full(&mut self) {
         let Phase::Filling(seats) = &self.phase else { return };
+        if !seats.is_full() {
+            return;
+        }
+        // Where hands are shaken slowly somebody may have lost patience, and hung up: it comes again, and must find its seat.
+        let mut gone = Vec::new();
+        for (token, Guest { caller, .. }) in &mut self.guests {
+            if !caller.inbox.fill(&caller.stream).unwrap_or(false) {
+                gone.push(*token);
+            }
+        }
+        gone.into_iter().for_each(|token| self.lose(token, "hung up"));
+        let Phase::Filling(seats) = &self.phase else { return };
         if seats.is_full() {
             let beside_root = seats.beside(self.process);
             self.rhythm = seats.rhythm();
