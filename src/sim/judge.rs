@@ -45,6 +45,9 @@ pub(super) struct Judge {
     counts: BTreeMap<(u64, u64), BTreeMap<Rank, Parts>>,
 }
 
+/// Where nothing else is wrong, so long after a death every call has failed.
+const NOTICED: Duration = Duration::from_millis(500);
+
 /// What each member gave to a census.
 type Parts = Vec<Option<Vec<u8>>>;
 
@@ -154,6 +157,9 @@ impl Judge {
                 if let (&[(_, died)], 1, None) = (&self.died[..], self.blamed.len(), script.slip) {
                     let late = Duration::from_nanos(now - died);
                     self.tally.slowest_error = self.tally.slowest_error.max(late);
+                    if late > NOTICED {
+                        self.accuse(format!("{which}: failed only {late:?} after a lone death: {error}"));
+                    }
                 }
             }
         }
