@@ -22,7 +22,7 @@ use super::seek::Creed;
 use super::standby::{Parked, silence};
 use super::store::{Clerk, StoreChoice};
 pub(super) use super::succession::Inheritance;
-use super::succession::Succession;
+use super::succession::{Succession, patience};
 use super::vigil::{Rhythm, Vigil, Wakefulness};
 use super::wire::{self, Caller};
 use crate::error::{Error, Result};
@@ -227,7 +227,7 @@ impl Root {
             for (rank, seat) in succession.absent() {
                 if seat.has_ended() || (probes && refuses(&seat)) {
                     succession.miss(rank, Gone::Dead("ended while the next root was being looked for".into()));
-                } else if waited > self.rhythm.timeout {
+                } else if waited > self.rhythm.timeout && (seat.is_still() || waited > patience(self.rhythm.timeout)) {
                     succession.miss(rank, silence(rank, seat.is_still(), waited));
                 }
             }

@@ -18,6 +18,7 @@ use super::messages::{CONTROL_VERSION, FromRoot, Gone, Knock, Return};
 use super::root;
 use super::standby::{Standby, silence};
 use super::store::StoreChoice;
+use super::succession::longest_interregnum;
 use super::vigil::Rhythm;
 use super::wire::{Caller, Inbox};
 use super::{gate, prepare, sleep_until};
@@ -159,7 +160,7 @@ fn talk(shared: &Shared, creed: &Creed, stream: TcpStream, patience: Duration) -
     let stream = Arc::new(stream);
     // A reign begins when all have said what they know: it goes before the answer.
     shared.follow(stream.clone(), outbox);
-    let answer = hear_out(shared, stream, inbox, patience);
+    let answer = hear_out(shared, stream, inbox, Instant::now() + longest_interregnum(creed.rhythm.timeout));
     if !matches!(answer, Ok(Answer::Root(_))) {
         shared.cut();
     }
@@ -167,9 +168,7 @@ fn talk(shared: &Shared, creed: &Creed, stream: TcpStream, patience: Duration) -
 }
 
 /// Waits for the answer to a knock.
-fn hear_out(shared: &Shared, stream: Arc<TcpStream>, mut inbox: Inbox, patience: Duration) -> Result<Answer> {
-    // The successor waits for all who are not known to be gone, as long as they may be silent, before it reigns.
-    let deadline = Instant::now() + 2 * patience + Duration::from_millis(500);
+fn hear_out(shared: &Shared, stream: Arc<TcpStream>, mut inbox: Inbox, deadline: Instant) -> Result<Answer> {
     loop {
         match inbox.next::<FromRoot>()? {
             Some(reign @ FromRoot::Reign { .. }) => {

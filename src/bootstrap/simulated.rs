@@ -8,7 +8,7 @@ use super::ledger::{Audience, Ledger, Mail};
 use super::member::exchange_id;
 use super::messages::{ExchangeError, ExchangeId, FromRoot, Gone, Report, Terms, ToRoot};
 use super::roster::Seat;
-use super::succession::{Inheritance, Succession};
+use super::succession::{self, Inheritance, Succession};
 use super::vigil::{Rhythm, Vigil, Wakefulness};
 use crate::error::{Error, Signature};
 use crate::types::Rank;
@@ -17,6 +17,11 @@ use std::time::{Duration, Instant};
 
 /// How often signs of life are given, and how long none is a sign of death: the defaults.
 pub(crate) const RHYTHM: Rhythm = Rhythm { interval: Duration::from_millis(100), timeout: Duration::from_secs(1) };
+
+/// How long a rank waits for the reign of a successor that has let it in.
+pub(crate) fn longest_interregnum() -> Duration {
+    succession::longest_interregnum(RHYTHM.timeout)
+}
 
 /// The one that a rank watches.
 const ROOT: Rank = 0;
@@ -412,7 +417,7 @@ impl RootSide {
             if waking.asleep() > RHYTHM.timeout {
                 return self.step_back();
             }
-            let is_late = waking.awake() > RHYTHM.timeout;
+            let is_late = waking.awake() > succession::patience(RHYTHM.timeout);
             for (rank, _) in succession.absent() {
                 if has_ended(rank) {
                     succession.miss(rank, Finding::Ended.gone());

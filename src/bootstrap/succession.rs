@@ -11,6 +11,18 @@ use super::messages::{FromRoot, Gone, ToRoot};
 use super::roster::{Roster, Seat};
 use crate::types::Rank;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How long a successor waits for a rank that is not seen to have ended or stopped. One that has missed the news of a lower
+/// rank's silence looks for the root there first, twice in vain.
+pub(super) fn patience(timeout: Duration) -> Duration {
+    timeout * 5 / 2
+}
+
+/// How long a rank that a successor has let in waits for the reign to begin: longer than the successor waits for others.
+pub(super) fn longest_interregnum(timeout: Duration) -> Duration {
+    patience(timeout) + timeout / 2 + Duration::from_millis(500)
+}
 
 /// What the next root knows itself.
 #[derive(Debug, Clone)]

@@ -28,7 +28,7 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// | `heartbeat_timeout` | `ROUNDEL_HEARTBEAT_TIMEOUT_MS` | 1 000 |
 /// | `store` | `ROUNDEL_STORE` = `embedded`, `etcd://host:port,host:port` | `embedded` |
 /// | `transport` | `ROUNDEL_TRANSPORT` = `auto`, `memory`, `shm`, `tcp`, `fabric` | `auto` |
-/// | `fabric_provider` | `ROUNDEL_FABRIC_PROVIDER` = `efa`, `verbs;ofi_rxm`, `tcp;ofi_rxm`, `net`, `shm`, ... | the first of these that is here, but `shm` |
+/// | `fabric_provider` | `ROUNDEL_FABRIC_PROVIDER` = `efa`, `verbs;ofi_rxm`, `net`, `tcp;ofi_rxm`, `shm`, ... | the first of these that is here, but `shm` |
 /// | `algorithm` | `ROUNDEL_ALGO` = `ring`, `tree`, ... | by size and topology, or what `tune` found |
 /// | `channels` | `ROUNDEL_CHANNELS` | 1, or what `tune` found |
 /// | `slice_bytes` | `ROUNDEL_SLICE_BYTES` | what a slot holds, or what `tune` found |

@@ -9,7 +9,9 @@ use super::climate::MS;
 use super::process::{Doing, Life};
 use super::recovery::{Aim, Census, Progress};
 use super::world::World;
-use crate::bootstrap::simulated::{Finding, Letters, News, Outcome, RHYTHM, RootSide, Saying, Word};
+use crate::bootstrap::simulated::{
+    Finding, Letters, News, Outcome, RHYTHM, RootSide, Saying, Word, longest_interregnum,
+};
 use crate::error::Error;
 use crate::types::Rank;
 use std::collections::BTreeSet;
@@ -365,7 +367,7 @@ impl World {
             false => self.introduce_again(rank),
         }
         // The successor waits for all who may still come.
-        self.be_patient(rank, 2 * RHYTHM.timeout.as_nanos() as u64 + 500 * MS);
+        self.be_patient(rank, longest_interregnum().as_nanos() as u64);
     }
 
     /// The others have given a rank up. They need a reason.

@@ -68,7 +68,8 @@ impl Backend {
 
     /// The provider of libfabric that it takes, if any.
     fn provider(self) -> Option<String> {
-        let chosen = || std::env::var(PROVIDER).unwrap_or_else(|_| "tcp;ofi_rxm".into());
+        let chosen =
+            || std::env::var(PROVIDER).unwrap_or_else(|_| support::fabric_over_sockets().unwrap_or("net").into());
         match self {
             Backend::FabricTcp => Some("tcp;ofi_rxm".into()),
             Backend::FabricNet => Some("net".into()),

@@ -11,7 +11,7 @@
 //! | `hosts` | processes with host names of their own | shared memory and TCP |
 //! | `fabric_tcp`, `fabric_net` | threads | libfabric, these providers |
 //! | `fabric_shm` | processes | libfabric, this provider |
-//! | `fabric_hosts` | processes with host names of their own | libfabric, `tcp;ofi_rxm` or what the environment says |
+//! | `fabric_hosts` | processes with host names of their own | libfabric, over sockets or what the environment says |
 //!
 //! The oracle ([`numbers`]) shares no code with the library but the reference of its arithmetic.
 

@@ -66,6 +66,16 @@ pub fn has_fabric(provider: &str) -> bool {
     roundel::transport::fabric::Hub::open(&[provider.to_string()], Some(loopback)).is_ok()
 }
 
+/// The provider of libfabric, over sockets, that works without special hardware; skipped, with a line that says so, where
+/// there is none.
+pub fn fabric_over_sockets() -> Option<&'static str> {
+    let found = ["net", "tcp"].into_iter().find(|provider| has_fabric(provider));
+    if found.is_none() {
+        skip("fabric", "libfabric is not installed, or has neither provider net nor tcp");
+    }
+    found
+}
+
 /// True when `program` can be started.
 pub fn has_program(program: &str) -> bool {
     Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()

@@ -37,8 +37,11 @@ pub(super) fn library() -> Result<&'static Library> {
 }
 
 fn open() -> std::result::Result<Library, String> {
+    let dispositions = Dispositions::now();
     // SAFETY: what runs when it is loaded are libfabric's own initialisers, which promise to be safe at any time.
-    let handle = unsafe { libloading::Library::new(NAME) }.map_err(|error| {
+    let opened = unsafe { libloading::Library::new(NAME) };
+    dispositions.restore();
+    let handle = opened.map_err(|error| {
         format!("{NAME} is not found ({}); Debian and Ubuntu have it as libfabric1", first_line(&error.to_string()))
     })?;
     // From here on nothing closes it.
@@ -59,6 +62,33 @@ fn open() -> std::result::Result<Library, String> {
             api_version: version.min(NEWEST_API_VERSION),
             version,
         })
+    }
+}
+
+/// What the process does on signals of failure. Libraries for old hardware that libfabric brings along take them over when
+/// they are loaded, to write files of their own; that is not theirs to choose.
+struct Dispositions(Vec<(c_int, libc::sigaction)>);
+
+impl Dispositions {
+    const TAKEN: [c_int; 7] =
+        [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGABRT, libc::SIGFPE, libc::SIGINT, libc::SIGTERM];
+
+    fn now() -> Dispositions {
+        let read = |&signal: &c_int| {
+            // SAFETY: plain words, for which zero is a value.
+            let mut disposition: libc::sigaction = unsafe { std::mem::zeroed() };
+            // SAFETY: nothing is set; the present disposition is written to one of its type.
+            let code = unsafe { libc::sigaction(signal, std::ptr::null(), &mut disposition) };
+            (code == 0).then_some((signal, disposition))
+        };
+        Dispositions(Dispositions::TAKEN.iter().filter_map(read).collect())
+    }
+
+    fn restore(&self) {
+        for (signal, disposition) in &self.0 {
+            // SAFETY: what `now` found in force, so its handler is one that the process had chosen.
+            unsafe { libc::sigaction(*signal, disposition, std::ptr::null_mut()) };
+        }
     }
 }
 
@@ -127,6 +157,17 @@ mod tests {
                 assert!(!library.text(isize::MIN).is_empty());
             }
             Err(error) => assert!(error.to_string().contains("libfabric1"), "{error}"),
+        }
+    }
+
+    #[test]
+    fn signals_stay_the_processs_own() {
+        let _ = library();
+        let _ = crate::transport::fabric::Hub::open(&["net".into()], None);
+        // Rust's runtime and the test harness leave these alone.
+        let ours = [libc::SIGABRT, libc::SIGILL, libc::SIGTERM];
+        for (signal, now) in Dispositions::now().0.iter().filter(|(signal, _)| ours.contains(signal)) {
+            assert_eq!(now.sa_sigaction, libc::SIG_DFL, "signal {signal}");
         }
     }
 

@@ -6,8 +6,10 @@ use crate::error::{Error, Result};
 /// Providers that drive hardware made for this, best first: what `auto` uses between hosts.
 pub const HARDWARE: [&str; 2] = ["efa", "verbs;ofi_rxm"];
 
-/// Those that stand on sockets (`net` is what `tcp` is from version 2 on): for trying things out, and slower than our own TCP. Only when asked for.
-pub const SOFTWARE: [&str; 3] = ["tcp;ofi_rxm", "tcp", "net"];
+/// Those that stand on sockets: for trying things out, and slower than our own TCP. Only when asked for. `net` is what `tcp`
+/// is from version 2 on. `tcp;ofi_rxm` comes last: where a connection ends in the middle of a write, because its writer has
+/// died or this side closes, it follows the null pointer that such a write has for a context, and takes the process with it.
+pub const SOFTWARE: [&str; 3] = ["net", "tcp", "tcp;ofi_rxm"];
 
 /// Memory of one host. Only when asked for by name.
 pub const SHARED_MEMORY: &str = "shm";
@@ -53,7 +55,7 @@ mod tests {
     #[test]
     fn hardware_comes_first_and_memory_only_by_name() {
         let all = preference(None).unwrap();
-        assert_eq!(all, ["efa", "verbs;ofi_rxm", "tcp;ofi_rxm", "tcp", "net"]);
+        assert_eq!(all, ["efa", "verbs;ofi_rxm", "net", "tcp", "tcp;ofi_rxm"]);
         assert_eq!(preference(Some(SHARED_MEMORY)).unwrap(), ["shm"]);
     }
 

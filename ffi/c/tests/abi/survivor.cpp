@@ -4,13 +4,7 @@
 #include <roundel.hpp>
 #include <thread>
 
-#define EXPECT(condition)                                                                     \
-    do {                                                                                      \
-        if (!(condition)) {                                                                   \
-            std::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);      \
-            std::exit(1);                                                                     \
-        }                                                                                     \
-    } while (0)
+#include "expect.h"
 
 using roundel::Communicator;
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 from ctypes import c_bool, c_int32, c_void_p
 from typing import Any, List, Optional, Type, TypeVar, Union
 
@@ -20,15 +21,16 @@ __all__ = ["Survival"]
 C = TypeVar("C", bound="Survival")
 
 
-class Survival:
+class Survival(ABC):
     """What a communicator can do beside calls when ranks die or come."""
 
+    @abstractmethod
     def __init__(self, handle: Any) -> None:
-        raise NotImplementedError
+        """Owns the handle of the C library."""
 
+    @abstractmethod
     def _used(self) -> Any:
         """The handle, if it may be used."""
-        raise NotImplementedError
 
     @classmethod
     def enlist(cls: Type[C], invitation: str, **settings: Setting) -> C:
