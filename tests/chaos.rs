@@ -1,5 +1,7 @@
 //! The chaos runner, at a size for every day: a few dozen events over shared memory, over TCP, and over cables that are cut.
 
+mod support;
+
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader};
@@ -13,10 +15,7 @@ const USUAL: &str = "--heartbeat-timeout 1500 --bound 100 --largest 512K --verbo
 const PATIENCE: Duration = Duration::from_secs(100);
 
 fn command(line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_roundel-chaos"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ROUNDEL_")) {
-        command.env_remove(name);
-    }
+    let mut command = support::clean(Command::new(env!("CARGO_BIN_EXE_roundel-chaos")));
     command.args(format!("{line} {USUAL}").split_whitespace());
     command
 }
@@ -44,16 +43,7 @@ fn over_tcp() {
 
 #[test]
 fn over_cables_that_are_cut() {
-    let probe = "mount -t tmpfs none /run && mkdir /run/netns && ip netns add probe && ip link add probe type bridge";
-    let user: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["--user", "--map-root-user"] };
-    let mut unshare = Command::new("unshare");
-    unshare.args(["--mount", "--net"]).args(user).args(["sh", "-c", probe]);
-    let is_possible = unshare.output().is_ok_and(|output| output.status.success());
-    if !is_possible {
-        let required =
-            std::env::var("ROUNDEL_TEST_REQUIRE").is_ok_and(|list| list.split(',').any(|name| name == "netns"));
-        assert!(!required, "ROUNDEL_TEST_REQUIRE names netns, but there are none");
-        eprintln!("skipped: no network namespaces for this user");
+    if !support::netns::allow("ip link add probe type bridge") {
         return;
     }
     all_is_right("--transport tcp --namespaces --seed 3 --events 10 --kinds cut-out,cut-in,cut-both,join");

@@ -1,31 +1,21 @@
 //! `roundel-cluster`: hosts on one machine, with cables that have a rate and that things happen to. Results are right whatever
 //! the network does, or every rank gets an error.
 
+mod support;
+
 use std::process::{Command, Output};
 
 /// True where there can be hosts; else a line that says why not.
 fn possible() -> bool {
-    let probe = "mount -t tmpfs none /run && mkdir /run/netns && ip netns add probe && ip link add probe type bridge && \
-                 tc qdisc add dev lo root tbf rate 1gbit burst 256kb latency 20ms && setpriv --pdeathsig KILL -- true";
-    let user: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["--user", "--map-root-user"] };
-    let mut unshare = Command::new("unshare");
-    unshare.args(["--mount", "--net"]).args(user).args(["sh", "-c", probe]);
-    let is_possible = unshare.output().is_ok_and(|output| output.status.success());
-    if !is_possible {
-        let required =
-            std::env::var("ROUNDEL_TEST_REQUIRE").is_ok_and(|list| list.split(',').any(|name| name == "netns"));
-        assert!(!required, "ROUNDEL_TEST_REQUIRE names netns, but there are none, or no tc and setpriv");
-        eprintln!("skipped: no network namespaces for this user, or no tc (iproute2) and setpriv (util-linux)");
-    }
-    is_possible
+    support::netns::allow(
+        "ip link add probe type bridge && tc qdisc add dev lo root tbf rate 1gbit burst 256kb latency 20ms && \
+         setpriv --pdeathsig KILL -- true",
+    )
 }
 
 /// Runs `all_reduce_perf` on a cluster.
 fn cluster(hosts: &str, perf: &str, variables: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_roundel-cluster"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ROUNDEL_")) {
-        command.env_remove(name);
-    }
+    let mut command = support::clean(Command::new(env!("CARGO_BIN_EXE_roundel-cluster")));
     command.args(hosts.split_whitespace()).arg("--").arg(env!("CARGO_BIN_EXE_all_reduce_perf"));
     command.args(perf.split_whitespace()).envs(variables.iter().copied());
     command.output().unwrap()

@@ -15,11 +15,12 @@
 //!   root          the other end, a star's middle: one thread in one process of the job
 //!     gate          strangers stay outside
 //!     seats         each rank gets one
-//!     succession    between two reigns: what those who live know
-//!     ledger        what the root knows of the running job, and whom it tells
-//!     gathering     one exchange: who has contributed, who is missing
-//!     quorum        whether a part of a group may go on without the rest
-//!     laggards      who keeps others waiting
+//!     office        what the root decides from then on
+//!       succession    between two reigns: what those who live know
+//!       ledger        what the root knows of the running job, and whom it tells
+//!       gathering     one exchange: who has contributed, who is missing
+//!       quorum        whether a part of a group may go on without the rest
+//!       laggards      who keeps others waiting
 //!   store         what a job keeps outside itself, to survive the loss of any host
 //!   roster        where every rank can be found without the root
 //!   vigil         who has fallen silent
@@ -51,6 +52,7 @@ mod listening;
 mod member;
 mod messages;
 mod nodelist;
+mod office;
 mod quorum;
 mod recent;
 mod root;

@@ -1,11 +1,13 @@
-//! The root service: the hub of the control plane, one thread in one process of the job.
+//! The root service: the hub of the control plane, one thread in one process of the job. What it decides is decided by
+//! [`Seats`] until all are here, then by [`Office`]; this file is its connections.
 //!
 //! ```text
-//!   connection --> gate --(proved, says hello)--> seats --(all are here)--> ledger
-//!                  |                              |                         |
-//!                  strangers                      wrong, twice, too late    who is gone, what is gathered, what failed
+//!   connection --> gate --(proved, says hello)----> seats --(all are here)--> office
+//!                  |                                |                         |
+//!                  strangers                        wrong, twice, too late    who is gone, what is gathered, what failed
 //!
-//!                  --(proved, comes back)--> succession --(all who live have reported)--> ledger
+//!                  --(proved, comes back)---------------------------------> office
+//!                  --(proved, wants to become a rank)--> recruits --------> office
 //! ```
 //!
 //! It lives until the last rank has left, or died, until not all ranks came in time, or until enough of them have given
@@ -13,17 +15,17 @@
 #![forbid(unsafe_code)]
 
 use super::gate::Gate;
-use super::laggards::Laggards;
-use super::ledger::{Audience, Ledger, Mail};
+use super::ledger::{Ledger, Mail};
 use super::messages::{Admission, CONTROL_VERSION, Enlist, FromRoot, Gone, Hello, Knock, Refusal, Return, ToRoot};
+use super::office::{Deed, Lookout, Office};
 use super::roster::Seat;
 use super::seats::{Patience, Seats, Token};
 use super::seek::Creed;
-use super::standby::{Parked, silence};
+use super::standby::Parked;
 use super::store::{Clerk, StoreChoice};
 pub(super) use super::succession::Inheritance;
-use super::succession::{Succession, patience};
-use super::vigil::{Rhythm, Vigil, Wakefulness};
+use super::succession::Succession;
+use super::vigil::Rhythm;
 use super::wire::{self, Caller};
 use crate::error::{Error, Result};
 use crate::topology::detect::process_id;
@@ -38,9 +40,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Between two looks at those who have not come to a succession.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// How long such a look may wait for the answer of another host.
+/// How long a look at a rank on another host may wait for its answer.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Starts the service of a job on sockets that listen already. `expected` are the world, and the end of its patience,
@@ -64,10 +64,9 @@ pub(super) fn succeed(
     creed: &Creed,
     inheritance: Inheritance,
 ) -> Result<()> {
-    let most_between = (2 * creed.rhythm.interval).max(5 * LOOK_AGAIN);
-    let waking = Wakefulness::new(most_between, Instant::now());
-    let inheritance = inheritance.with_store(creed.store != StoreChoice::Embedded);
-    let phase = Phase::Succeeding(Box::new(Succession::new(inheritance)), Wait { waking, probe_at: LOOK_AGAIN });
+    let succession = Succession::new(inheritance.with_store(creed.store != StoreChoice::Embedded));
+    let office = Office::succeed(succession, creed.rhythm, creed.process, Instant::now());
+    let phase = Phase::Staffed(Box::new(office));
     let mut root = Root::new(listeners, &creed.secret, creed.job, phase, creed.rhythm, creed.process)?;
     root.guard = creed.guard as u8;
     root.store = creed.store.clone();
@@ -79,16 +78,7 @@ pub(super) fn succeed(
 
 enum Phase {
     Filling(Seats),
-    Succeeding(Box<Succession>, Wait),
-    Running(Box<Ledger>),
-}
-
-/// For those who have not come to a succession.
-struct Wait {
-    /// For how long, without what this process slept.
-    waking: Wakefulness,
-    /// When to try their doors: soon, then ever more seldom, for each try is a stranger there.
-    probe_at: Duration,
+    Staffed(Box<Office>),
 }
 
 /// A rank that was let in.
@@ -100,8 +90,8 @@ struct Guest {
 /// Somebody who is no rank yet.
 struct Recruit {
     caller: Caller,
-    /// Where it will be found. Before it says that, it cannot be admitted.
-    seat: Option<Seat>,
+    /// It has said where it will be found. Before that it cannot be admitted.
+    is_seated: bool,
 }
 
 struct Root {
@@ -113,18 +103,13 @@ struct Root {
     /// Where it keeps what it keeps outside itself, and who asks there once it is known which job this is.
     store: StoreChoice,
     clerk: OnceCell<Option<Clerk>>,
-    reign: u32,
     rhythm: Rhythm,
-    vigil: Vigil,
-    laggards: Laggards,
     phase: Phase,
     guests: BTreeMap<Token, Guest>,
     /// Who waits to become a rank, by nonce.
     recruits: BTreeMap<u64, Recruit>,
     token_of: HashMap<Rank, Token>,
     next_token: Token,
-    /// Enough ranks have given this root up.
-    is_deposed: bool,
 }
 
 impl Root {
@@ -144,16 +129,12 @@ impl Root {
             guard: 0,
             store: StoreChoice::Embedded,
             clerk: OnceCell::new(),
-            reign: 0,
             rhythm,
-            vigil: Vigil::new(rhythm, Instant::now()),
-            laggards: Laggards::default(),
             phase,
             guests: BTreeMap::new(),
             recruits: BTreeMap::new(),
             token_of: HashMap::new(),
             next_token: 0,
-            is_deposed: false,
         })
     }
 
@@ -183,8 +164,7 @@ impl Root {
     fn wait(&self) -> Vec<Token> {
         let wake_at = match &self.phase {
             Phase::Filling(seats) => seats.patience().map(|patience| patience.deadline),
-            Phase::Succeeding(..) => Some(Instant::now() + LOOK_AGAIN),
-            Phase::Running(_) => self.vigil.next_look(),
+            Phase::Staffed(office) => office.next_look(Instant::now()),
         };
         let asks_at = self.clerk().and_then(Clerk::wakes_at);
         let wake_at = wake_at.into_iter().chain(self.gate.wakes_at()).chain(asks_at).min();
@@ -201,65 +181,31 @@ impl Root {
 
     /// True when nobody needs the service any more. Ends the join of everybody when its time has come.
     fn is_over(&mut self) -> bool {
-        let Phase::Filling(seats) = &self.phase else {
-            return self.is_deposed || (self.guests.is_empty() && matches!(self.phase, Phase::Running(_)));
+        let seats = match &self.phase {
+            Phase::Filling(seats) => seats,
+            Phase::Staffed(office) => return office.is_over(),
         };
         let Some(patience) = seats.patience().filter(|patience| patience.deadline <= Instant::now()) else {
             return false;
         };
         let error = seats.failure(patience);
         tracing::warn!(%error, "the job did not start");
-        self.post(vec![(Audience::Everybody, FromRoot::Failed { error })]);
+        self.say_to_all(&FromRoot::Failed { error });
         self.flush();
         true
     }
 
     /// What has to be done because time has passed.
     fn keep_watch(&mut self, now: Instant) {
-        if let Phase::Succeeding(succession, Wait { waking, probe_at }) = &mut self.phase {
-            waking.look(now);
-            if waking.asleep() > self.rhythm.timeout {
-                return self.step_back();
-            }
-            let waited = waking.awake();
-            let probes = waited > *probe_at;
-            *probe_at *= if probes { 2 } else { 1 };
-            for (rank, seat) in succession.absent() {
-                if seat.has_ended() || (probes && refuses(&seat)) {
-                    succession.miss(rank, Gone::Dead("ended while the next root was being looked for".into()));
-                } else if waited > self.rhythm.timeout && (seat.is_still() || waited > patience(self.rhythm.timeout)) {
-                    succession.miss(rank, silence(rank, seat.is_still(), waited));
-                }
-            }
-            return self.reign_when_complete();
-        }
-        let is_due = self.vigil.next_look().is_some_and(|at| at <= now);
-        let Phase::Running(ledger) = &mut self.phase else { return };
-        if !is_due {
+        let Phase::Staffed(office) = &mut self.phase else { return };
+        if !office.is_due(now) {
             return;
         }
-        self.vigil.look(now);
-        let mut mail = vec![(Audience::Everybody, FromRoot::Alive)];
-        let silent = self.vigil.silent();
-        for &(rank, silent_for) in &silent {
-            let is_still = ledger.seat(rank).is_some_and(|seat| seat.is_still());
-            ledger.depart(rank, silence(rank, is_still, silent_for), &mut mail);
-        }
-        self.post(mail);
-        for laggard in self.laggards.overdue(self.rhythm.timeout, self.vigil.awake()) {
-            tracing::warn!("{laggard}");
-        }
-        if let Ok(alive) = wire::encode(&FromRoot::Alive).map(Arc::new) {
+        if let (true, Ok(alive)) = (office.is_reigning(), wire::encode(&FromRoot::Alive).map(Arc::new)) {
             self.recruits.values_mut().for_each(|recruit| recruit.caller.outbox.push(alive.clone()));
         }
-        if silent.is_empty() {
-            return;
-        }
-        // Should one of them wake up, it finds this, and knows that it was given up.
-        self.flush();
-        for (rank, _) in silent {
-            self.dismiss(rank);
-        }
+        let deeds = office.keep_watch(now, &Outside);
+        self.carry_out(deeds);
     }
 
     fn clerk(&self) -> Option<&Clerk> {
@@ -268,38 +214,19 @@ impl Root {
 
     /// Where there is a store: what it says, and what it is to be asked.
     fn consult_store(&mut self, now: Instant) {
-        let Phase::Running(ledger) = &mut self.phase else { return };
+        let Phase::Staffed(office) = &mut self.phase else { return };
+        let reign = office.reign();
+        let Some(ledger) = office.ledger() else { return };
         let Some(run) = ledger.run() else { return };
         self.clerk.get_or_init(|| Clerk::open(&self.store, self.job, run, self.rhythm));
         let Some(Some(clerk)) = self.clerk.get_mut() else { return };
         let mut mail = Mail::new();
-        let stands = clerk.consult(ledger, self.reign, now, &mut mail);
-        self.post(mail);
+        let stands = clerk.consult(ledger, reign, now, &mut mail);
+        let mut deeds = office.address(mail);
         if !stands {
-            self.abdicate();
+            deeds.extend(office.abdicate());
         }
-    }
-
-    /// This process slept while it was to take over, so long that the others have given it up and gone on without it.
-    fn step_back(&mut self) {
-        let Phase::Succeeding(succession, _) = &self.phase else { return };
-        let how =
-            Gone::Silent("slept while it was to become the next root, and the others have gone on without it".into());
-        let beside = succession.beside(self.process).into_iter();
-        let mail = beside.map(|rank| (Audience::Everybody, FromRoot::Gone { rank, how: how.clone() })).collect();
-        tracing::warn!("this process slept while it was to become the next root");
-        self.is_deposed = true;
-        self.post(mail);
-        self.flush();
-    }
-
-    /// Hangs up on a rank.
-    fn dismiss(&mut self, rank: Rank) {
-        self.vigil.forget(rank);
-        self.laggards.forget(rank);
-        if let Some(token) = self.token_of.remove(&rank) {
-            self.guests.remove(&token);
-        }
+        self.carry_out(deeds);
     }
 
     fn welcome(&mut self, caller: Caller, knock: Knock) {
@@ -325,7 +252,7 @@ impl Root {
             tracing::warn!(why, "a newcomer was turned away");
             return caller.say(&FromRoot::Refused(Refusal::NotHere(why.into())));
         }
-        let recruit = Recruit { caller, seat: None };
+        let recruit = Recruit { caller, is_seated: false };
         // The second connection of a newcomer takes the place of the first.
         self.recruits.insert(who.nonce, recruit);
     }
@@ -336,11 +263,11 @@ impl Root {
         for (&nonce, recruit) in &mut self.recruits {
             let is_here = recruit.caller.inbox.fill(&recruit.caller.stream).unwrap_or(false);
             match recruit.caller.inbox.next::<ToRoot>() {
-                Ok(Some(ToRoot::Seat(seat))) if recruit.seat.is_none() => {
-                    if let Phase::Running(ledger) = &mut self.phase {
-                        ledger.enlist(nonce, seat.clone());
+                Ok(Some(ToRoot::Seat(seat))) if !recruit.is_seated => {
+                    if let Phase::Staffed(office) = &mut self.phase {
+                        office.enlist(nonce, seat);
                     }
-                    recruit.seat = Some(seat);
+                    recruit.is_seated = true;
                 }
                 Ok(None) if is_here => {}
                 _ => gone.push(nonce),
@@ -348,23 +275,24 @@ impl Root {
         }
         for nonce in gone {
             self.recruits.remove(&nonce);
-            if let Phase::Running(ledger) = &mut self.phase {
-                ledger.withdraw(nonce);
+            if let Phase::Staffed(office) = &mut self.phase {
+                office.withdraw(nonce);
             }
         }
     }
 
     /// A newcomer becomes a rank.
-    fn promote(&mut self, nonce: u64, mut admission: Admission) {
-        let Some(recruit) = self.recruits.remove(&nonce) else { return };
-        admission.reign = self.reign;
-        admission.beside_root = match &self.phase {
-            Phase::Running(ledger) => ledger.beside(self.process),
-            _ => Vec::new(),
+    fn promote(&mut self, nonce: u64, admission: Box<Admission>) {
+        let rank = admission.rank;
+        let Some(recruit) = self.recruits.remove(&nonce) else {
+            if let Phase::Staffed(office) = &mut self.phase {
+                let deeds = office.lose(rank, "went away while it was admitted");
+                self.carry_out(deeds);
+            }
+            return;
         };
-        let token = self.admit(admission.rank, recruit.caller);
-        self.vigil.hear(admission.rank);
-        let frame = wire::encode(&FromRoot::Admitted(Box::new(admission)));
+        let token = self.admit(rank, recruit.caller);
+        let frame = wire::encode(&FromRoot::Admitted(admission));
         if let (Some(guest), Ok(frame)) = (self.guests.get_mut(&token), frame) {
             guest.caller.outbox.push(Arc::new(frame));
         }
@@ -373,7 +301,10 @@ impl Root {
     fn admit(&mut self, rank: Rank, caller: Caller) -> Token {
         let token = self.next_token;
         self.next_token += 1;
-        self.token_of.insert(rank, token);
+        // The second connection of a rank takes the place of the first.
+        if let Some(first) = self.token_of.insert(rank, token) {
+            self.guests.remove(&first);
+        }
         self.guests.insert(token, Guest { rank, caller });
         token
     }
@@ -388,10 +319,7 @@ impl Root {
                 tracing::warn!(?refusal, "a rank was turned away");
                 caller.say(&FromRoot::Refused(refusal));
             }
-            Ok(replaced) => {
-                if let Some(replaced) = replaced {
-                    self.guests.remove(&replaced);
-                }
+            Ok(_) => {
                 self.admit(hello.rank, caller);
                 self.start_when_full();
             }
@@ -402,16 +330,10 @@ impl Root {
     fn take_back(&mut self, caller: Caller, who: &Return) {
         let rank = who.rank;
         let objection = match &mut self.phase {
-            Phase::Succeeding(succession, _) => succession.admit(rank).err(),
-            Phase::Running(ledger) => {
-                // The others go on already, without those who did not come in time.
-                let mut mail = Mail::new();
-                let what = "came back when the others had gone on without it".to_string();
-                ledger.depart(rank, Gone::Silent(what), &mut mail);
-                let how = ledger.fate(rank).cloned();
-                self.post(mail);
-                self.dismiss(rank);
-                how
+            Phase::Staffed(office) => {
+                let (deeds, objection) = office.take_back(rank);
+                self.carry_out(deeds);
+                objection
             }
             Phase::Filling(_) => Some(Gone::Silent("is not of this job".into())),
         };
@@ -419,32 +341,6 @@ impl Root {
             Some(how) => caller.say(&FromRoot::Gone { rank, how }),
             None => _ = self.admit(rank, caller),
         }
-    }
-
-    /// Begins to reign if everybody who lives is here.
-    fn reign_when_complete(&mut self) {
-        let Phase::Succeeding(succession, _) = &mut self.phase else { return };
-        if !succession.absent().is_empty() {
-            return;
-        }
-        // Nothing is in it any more once it is taken; the phase changes two lines below.
-        let succession = std::mem::replace(&mut **succession, Succession::nobodys());
-        self.reign = succession.reign();
-        let (mut ledger, mail) = succession.conclude(self.process);
-        for (&nonce, recruit) in &self.recruits {
-            if let Some(seat) = &recruit.seat {
-                ledger.enlist(nonce, seat.clone());
-            }
-        }
-        self.phase = Phase::Running(Box::new(ledger));
-        self.watch_all();
-        self.post(mail);
-    }
-
-    fn watch_all(&mut self) {
-        self.vigil = Vigil::new(self.rhythm, Instant::now());
-        self.laggards = Laggards::default();
-        self.guests.values().for_each(|guest| self.vigil.hear(guest.rank));
     }
 
     fn start_when_full(&mut self) {
@@ -470,9 +366,10 @@ impl Root {
             if self.store != StoreChoice::Embedded {
                 ledger.appeal_to_store(true);
             }
-            self.phase = Phase::Running(Box::new(ledger));
-            self.watch_all();
-            self.post(vec![(Audience::Everybody, FromRoot::Start { beside_root })]);
+            let here = self.guests.values().map(|guest| guest.rank);
+            let office = Office::first(ledger, self.rhythm, self.process, here, Instant::now());
+            self.phase = Phase::Staffed(Box::new(office));
+            self.say_to_all(&FromRoot::Start { beside_root });
         }
     }
 
@@ -484,7 +381,9 @@ impl Root {
             Ok(false) => Some("closed its control connection without a goodbye".to_string()),
             Err(error) => Some(format!("lost its control connection ({error})")),
         };
-        self.vigil.hear(guest.rank);
+        if let Phase::Staffed(office) = &mut self.phase {
+            office.feel(guest.rank);
+        }
         loop {
             let Some(guest) = self.guests.get_mut(&token) else { return };
             let message = match guest.caller.inbox.next::<ToRoot>() {
@@ -493,27 +392,14 @@ impl Root {
                 Err(error) => return self.lose(token, &format!("sent what makes no sense ({error})")),
             };
             let rank = guest.rank;
-            match &message {
-                ToRoot::Deposed { is_certain } => return self.given_up_by(rank, *is_certain),
-                ToRoot::Standing(standing) => self.laggards.note(rank, standing, self.vigil.awake()),
-                _ => {}
-            }
-            let leaver = if message == ToRoot::Bye { self.guests.remove(&token) } else { None };
-            let mut mail = Mail::new();
-            match &mut self.phase {
-                Phase::Running(ledger) => ledger.receive(rank, message, &mut mail),
-                Phase::Succeeding(succession, _) => succession.hear(rank, message),
-                Phase::Filling(_) => return self.lose(token, "spoke before the job started"),
-            }
-            self.post(mail);
-            if leaver.is_some() {
-                self.vigil.forget(rank);
-                self.laggards.forget(rank);
-                // The others are told before the leaver sees its connection close: its process may end right after.
-                self.flush();
-                if let (true, Some(Some(clerk))) = (self.guests.is_empty(), self.clerk.get_mut()) {
-                    clerk.retire();
-                }
+            let Phase::Staffed(office) = &mut self.phase else {
+                return self.lose(token, "spoke before the job started");
+            };
+            let has_left = message == ToRoot::Bye;
+            let deeds = office.hear(rank, message);
+            self.carry_out(deeds);
+            if let (true, true, Some(Some(clerk))) = (has_left, self.guests.is_empty(), self.clerk.get_mut()) {
+                clerk.retire();
             }
         }
         if let Some(what) = ended {
@@ -524,74 +410,49 @@ impl Root {
     /// The connection of a guest is of no more use.
     fn lose(&mut self, token: Token, what: &str) {
         let Some(guest) = self.guests.remove(&token) else { return };
-        self.vigil.forget(guest.rank);
-        self.laggards.forget(guest.rank);
+        self.token_of.remove(&guest.rank);
         match &mut self.phase {
             Phase::Filling(seats) => {
                 tracing::warn!(rank = guest.rank, what, "a rank went away before the job started; it may come back");
                 seats.vacate(token);
             }
-            Phase::Succeeding(succession, _) => succession.vacate(guest.rank),
-            Phase::Running(ledger) => {
-                let mut mail = Mail::new();
-                ledger.depart(guest.rank, Gone::Dead(what.to_string()), &mut mail);
-                self.post(mail);
+            Phase::Staffed(office) => {
+                let deeds = office.lose(guest.rank, what);
+                self.carry_out(deeds);
             }
         }
     }
 
-    /// `rank` did not hear this root for too long, and looks for another.
-    fn given_up_by(&mut self, rank: Rank, is_certain: bool) {
-        self.dismiss(rank);
-        let Phase::Running(ledger) = &mut self.phase else { return };
-        let mut mail = Mail::new();
-        ledger.depart(rank, Gone::Silent("has given up the root".into()), &mut mail);
-        ledger.contest();
-        // Seen to be stopped, this process was taken for dead. Else it may go on, if enough still follow.
-        if is_certain || !ledger.may_go_on() {
-            return self.abdicate();
-        }
-        self.post(mail);
-        self.flush();
-    }
-
-    /// Others have given this root up, and it may not go on without them.
-    fn abdicate(&mut self) {
-        tracing::warn!("this root was silent, and the others have given it up");
-        self.is_deposed = true;
-        self.post(vec![(Audience::Everybody, FromRoot::Deposed)]);
-        self.flush();
-    }
-
-    /// Puts mail into the outboxes of those who are still here.
-    fn post(&mut self, mail: Mail) {
-        for (audience, message) in mail {
-            let message = match (&audience, message) {
-                (Audience::Recruit(nonce), FromRoot::Admitted(admission)) => {
-                    self.promote(*nonce, *admission);
-                    continue;
-                }
-                (_, message) => message,
-            };
-            let frame = match wire::encode(&message) {
-                Ok(frame) => Arc::new(frame),
-                Err(error) => {
-                    tracing::error!(%error, "the root cannot say something");
-                    continue;
-                }
-            };
-            match audience {
-                Audience::Recruit(_) => {}
-                Audience::Everybody => {
-                    self.guests.values_mut().for_each(|guest| guest.caller.outbox.push(frame.clone()));
-                }
-                Audience::Ranks(ranks) => {
-                    for rank in ranks {
-                        if let Some(guest) = self.token_of.get(&rank).and_then(|token| self.guests.get_mut(token)) {
-                            guest.caller.outbox.push(frame.clone());
-                        }
+    /// Does what was decided.
+    fn carry_out(&mut self, deeds: Vec<Deed>) {
+        for deed in deeds {
+            match deed {
+                Deed::Say(ranks, message) => self.say(&ranks, &message),
+                Deed::Admit(nonce, admission) => self.promote(nonce, admission),
+                Deed::HangUp(rank) => {
+                    self.flush();
+                    if let Some(token) = self.token_of.remove(&rank) {
+                        self.guests.remove(&token);
                     }
                 }
+            }
+        }
+    }
+
+    fn say_to_all(&mut self, message: &FromRoot) {
+        let all: Vec<Rank> = self.guests.values().map(|guest| guest.rank).collect();
+        self.say(&all, message);
+    }
+
+    /// Puts a message into the outboxes of those of these ranks who are still here.
+    fn say(&mut self, ranks: &[Rank], message: &FromRoot) {
+        let frame = match wire::encode(message) {
+            Ok(frame) => Arc::new(frame),
+            Err(error) => return tracing::error!(%error, "the root cannot say something"),
+        };
+        for rank in ranks {
+            if let Some(guest) = self.token_of.get(rank).and_then(|token| self.guests.get_mut(token)) {
+                guest.caller.outbox.push(frame.clone());
             }
         }
     }
@@ -612,6 +473,19 @@ impl Root {
 impl Guest {
     fn interest(&self) -> PollFlags {
         if self.caller.outbox.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT }
+    }
+}
+
+/// A rank's process, as the operating system and its door show it.
+struct Outside;
+
+impl Lookout for Outside {
+    fn has_ended(&self, _: Rank, seat: &Seat, may_knock: bool) -> bool {
+        seat.has_ended() || (may_knock && refuses(seat))
+    }
+
+    fn is_still(&self, seat: &Seat) -> bool {
+        seat.is_still()
     }
 }
 

@@ -1,15 +1,16 @@
-//! The control plane without sockets and threads, for the simulation: what one rank knows, what a root knows, and their
-//! messages as things to be carried. All that is decided here is decided by [`Knowledge`], [`Ledger`], [`Succession`] and
-//! [`Vigil`]; the rest is what [`super::listening`], [`super::seek`] and [`super::root`] do around them with connections.
+//! The control plane without sockets and threads, for the simulation: what one rank knows, what a root decides, and their
+//! messages as things to be carried. All that is decided here is decided by [`Knowledge`], [`Office`] and [`Vigil`]; the rest
+//! is what [`super::listening`] and [`super::seek`] do around them with connections.
 #![forbid(unsafe_code)]
 
 use super::knowledge::{Event, Knowledge};
-use super::ledger::{Audience, Ledger, Mail};
+use super::ledger::Ledger;
 use super::member::exchange_id;
 use super::messages::{ExchangeError, ExchangeId, FromRoot, Gone, Report, Terms, ToRoot};
+use super::office::{Deed, Lookout, Office};
 use super::roster::Seat;
 use super::succession::{self, Inheritance, Succession};
-use super::vigil::{Rhythm, Vigil, Wakefulness};
+use super::vigil::{Rhythm, Vigil};
 use crate::error::{Error, Signature};
 use crate::types::Rank;
 use std::collections::BTreeSet;
@@ -22,6 +23,9 @@ pub(crate) const RHYTHM: Rhythm = Rhythm { interval: Duration::from_millis(100),
 pub(crate) fn longest_interregnum() -> Duration {
     succession::longest_interregnum(RHYTHM.timeout)
 }
+
+/// What is said of a rank whose process has ended.
+const ENDED: &str = "closed its control connection without a goodbye";
 
 /// The one that a rank watches.
 const ROOT: Rank = 0;
@@ -74,7 +78,7 @@ pub(crate) enum Finding {
 impl Finding {
     fn gone(self) -> Gone {
         match self {
-            Finding::Ended => Gone::Dead("closed its control connection without a goodbye".into()),
+            Finding::Ended => Gone::Dead(ENDED.into()),
             Finding::Silent => Gone::Silent("has given no sign of life".into()),
         }
     }
@@ -281,197 +285,82 @@ fn news(events: Vec<Event>) -> Vec<News> {
 pub(crate) type Letters = Vec<(Rank, Word)>;
 
 /// A root's side.
-pub(crate) struct RootSide {
-    phase: Phase,
-    vigil: Vigil,
-    guests: BTreeSet<Rank>,
-    home: Rank,
-    is_deposed: bool,
-}
+pub(crate) struct RootSide(Office);
 
-enum Phase {
-    Running(Box<Ledger>),
-    /// And how long it has been waiting, without what its process slept.
-    Succeeding(Box<Succession>, Wakefulness),
+/// What a root sees of a process.
+struct View<F>(F);
+
+impl<F: Fn(Rank) -> bool> Lookout for View<F> {
+    fn has_ended(&self, rank: Rank, _: &Seat, _: bool) -> bool {
+        self.0(rank)
+    }
+
+    fn is_still(&self, _: &Seat) -> bool {
+        false
+    }
 }
 
 impl RootSide {
     /// The first root of a job, whose ranks are all there.
     pub(crate) fn first(world: usize, home: Rank, now: Instant) -> RootSide {
-        let mut root = RootSide {
-            phase: Phase::Running(Box::new(Ledger::new(world))),
-            vigil: Vigil::new(RHYTHM, now),
-            guests: (0..world).collect(),
-            home,
-            is_deposed: false,
-        };
-        root.watch_all(now);
-        root
+        RootSide(Office::first(Ledger::new(world), RHYTHM, home as u64, 0..world, now))
     }
 
     /// A rank's process takes over.
     pub(crate) fn succeed(member: &MemberSide, now: Instant) -> RootSide {
         let succession = Succession::new(Inheritance::of(&member.knowledge));
-        RootSide {
-            phase: Phase::Succeeding(Box::new(succession), Wakefulness::new(2 * RHYTHM.interval, now)),
-            vigil: Vigil::new(RHYTHM, now),
-            guests: BTreeSet::new(),
-            home: member.me,
-            is_deposed: false,
-        }
+        RootSide(Office::succeed(succession, RHYTHM, member.me as u64, now))
     }
 
     pub(crate) fn guests(&self) -> &BTreeSet<Rank> {
-        &self.guests
+        self.0.guests()
     }
 
     pub(crate) fn is_reigning(&self) -> bool {
-        matches!(self.phase, Phase::Running(_))
+        self.0.is_reigning()
     }
 
     /// Enough ranks have given it up.
     pub(crate) fn is_over(&self) -> bool {
-        self.is_deposed
-    }
-
-    fn watch_all(&mut self, now: Instant) {
-        self.vigil = Vigil::new(RHYTHM, now);
-        self.guests.iter().for_each(|guest| self.vigil.hear(*guest));
-    }
-
-    fn dismiss(&mut self, rank: Rank) {
-        self.vigil.forget(rank);
-        self.guests.remove(&rank);
+        self.0.is_deposed()
     }
 
     /// A guest has said something.
     pub(crate) fn hear(&mut self, from: Rank, Saying(message): Saying) -> Letters {
-        if !self.guests.contains(&from) {
+        if !self.guests().contains(&from) {
             return Letters::new();
         }
-        self.vigil.hear(from);
-        if let ToRoot::Deposed { is_certain } = message {
-            return self.given_up_by(from, is_certain);
-        }
-        if message == ToRoot::Bye {
-            self.dismiss(from);
-        }
-        let mut mail = Mail::new();
-        match &mut self.phase {
-            Phase::Running(ledger) => ledger.receive(from, message, &mut mail),
-            Phase::Succeeding(succession, _) => succession.hear(from, message),
-        }
-        self.address(mail)
+        self.0.feel(from);
+        letters(self.0.hear(from, message))
     }
 
     /// The connection of a guest has ended.
     pub(crate) fn lose(&mut self, rank: Rank) -> Letters {
-        if !self.guests.contains(&rank) {
+        if !self.guests().contains(&rank) {
             return Letters::new();
         }
-        self.dismiss(rank);
-        let mut mail = Mail::new();
-        match &mut self.phase {
-            Phase::Running(ledger) => ledger.depart(rank, Finding::Ended.gone(), &mut mail),
-            Phase::Succeeding(succession, _) => succession.vacate(rank),
-        }
-        self.address(mail)
-    }
-
-    fn given_up_by(&mut self, rank: Rank, is_certain: bool) -> Letters {
-        self.dismiss(rank);
-        let Phase::Running(ledger) = &mut self.phase else { return Letters::new() };
-        let mut mail = Mail::new();
-        ledger.depart(rank, Gone::Silent("has given up the root".into()), &mut mail);
-        if is_certain || !ledger.may_go_on() {
-            self.is_deposed = true;
-            mail = vec![(Audience::Everybody, FromRoot::Deposed)];
-        }
-        self.address(mail)
+        letters(self.0.lose(rank, ENDED))
     }
 
     /// A rank that has lost its root knocks: whether it is let in, or what it is told.
     pub(crate) fn take_back(&mut self, rank: Rank) -> (Letters, Option<Word>) {
-        let mut mail = Mail::new();
-        let objection = match &mut self.phase {
-            Phase::Succeeding(succession, _) => succession.admit(rank).err(),
-            Phase::Running(ledger) => {
-                let what = "came back when the others had gone on without it".to_string();
-                ledger.depart(rank, Gone::Silent(what), &mut mail);
-                let how = ledger.fate(rank).cloned();
-                self.dismiss(rank);
-                how
-            }
-        };
-        let Some(how) = objection else {
-            self.guests.insert(rank);
-            return (Letters::new(), None);
-        };
-        (self.address(mail), Some(Word(FromRoot::Gone { rank, how })))
+        let (deeds, objection) = self.0.take_back(rank);
+        (letters(deeds), objection.map(|how| Word(FromRoot::Gone { rank, how })))
     }
 
     /// Time has passed. `has_ended` tells of a process whose door refuses.
     pub(crate) fn keep_watch(&mut self, now: Instant, has_ended: impl Fn(Rank) -> bool) -> Letters {
-        if let Phase::Succeeding(succession, waking) = &mut self.phase {
-            waking.look(now);
-            if waking.asleep() > RHYTHM.timeout {
-                return self.step_back();
-            }
-            let is_late = waking.awake() > succession::patience(RHYTHM.timeout);
-            for (rank, _) in succession.absent() {
-                if has_ended(rank) {
-                    succession.miss(rank, Finding::Ended.gone());
-                } else if is_late {
-                    succession.miss(rank, Finding::Silent.gone());
-                }
-            }
-            return self.reign_when_complete(now);
-        }
-        self.vigil.look(now);
-        let Phase::Running(ledger) = &mut self.phase else { return Letters::new() };
-        let mut mail = vec![(Audience::Everybody, FromRoot::Alive)];
-        let silent = self.vigil.silent();
-        for (rank, _) in &silent {
-            ledger.depart(*rank, Finding::Silent.gone(), &mut mail);
-        }
-        let letters = self.address(mail);
-        silent.into_iter().for_each(|(rank, _)| self.dismiss(rank));
-        letters
+        letters(self.0.keep_watch(now, &View(has_ended)))
     }
+}
 
-    /// Its process slept so long that the others have given it up.
-    fn step_back(&mut self) -> Letters {
-        let Phase::Succeeding(succession, _) = &self.phase else { return Letters::new() };
-        let beside = succession.beside(self.home as u64).into_iter();
-        let how = Finding::Silent.gone();
-        let mail = beside.map(|rank| (Audience::Everybody, FromRoot::Gone { rank, how: how.clone() })).collect();
-        self.is_deposed = true;
-        self.address(mail)
-    }
-
-    fn reign_when_complete(&mut self, now: Instant) -> Letters {
-        let Phase::Succeeding(succession, _) = &mut self.phase else { return Letters::new() };
-        if !succession.absent().is_empty() {
-            return Letters::new();
+/// Whoever is no guest any more is hung up on.
+fn letters(deeds: Vec<Deed>) -> Letters {
+    let mut letters = Letters::new();
+    for deed in deeds {
+        if let Deed::Say(ranks, message) = deed {
+            letters.extend(ranks.into_iter().map(|rank| (rank, Word(message.clone()))));
         }
-        let succession = std::mem::replace(&mut **succession, Succession::nobodys());
-        let (ledger, mail) = succession.conclude(self.home as u64);
-        self.phase = Phase::Running(Box::new(ledger));
-        self.watch_all(now);
-        self.address(mail)
     }
-
-    fn address(&self, mail: Mail) -> Letters {
-        let mut letters = Letters::new();
-        for (audience, message) in mail {
-            let ranks = match audience {
-                Audience::Everybody => self.guests.iter().copied().collect(),
-                Audience::Ranks(ranks) => ranks,
-                Audience::Recruit(_) => Vec::new(),
-            };
-            let here = ranks.into_iter().filter(|rank| self.guests.contains(rank));
-            letters.extend(here.map(|rank| (rank, Word(message.clone()))));
-        }
-        letters
-    }
+    letters
 }

@@ -47,7 +47,9 @@ pub(crate) use lane::Lane;
 pub(crate) use pace::Pace;
 pub(crate) use patience::Patience;
 #[cfg(any(test, feature = "sim"))]
-pub(crate) use planted::{Mistake, plant};
+pub use planted::Mistake;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use planted::plant;
 pub use port::Connector;
 pub(crate) use settings::Settings;
 pub(crate) use task::mix;

@@ -4,7 +4,7 @@
 
 /// A mistake in the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mistake {
+pub enum Mistake {
     /// The headers of two ranks are not compared.
     HeaderUnread,
     /// Nor are the signatures that ranks of a host exchange with their first signals.
@@ -21,6 +21,21 @@ pub(crate) enum Mistake {
     CallForgotten,
     /// No deadline is looked at.
     DeadlineUnread,
+}
+
+#[cfg(any(test, feature = "sim"))]
+impl Mistake {
+    /// All of them, with their names on the command line.
+    pub(crate) const ALL: [(&'static str, Mistake); 8] = [
+        ("header-unread", Mistake::HeaderUnread),
+        ("note-unread", Mistake::NoteUnread),
+        ("old-call-accepted", Mistake::OldCallAccepted),
+        ("wake-up-lost", Mistake::WakeUpLost),
+        ("flush-forgotten", Mistake::FlushForgotten),
+        ("hazard-ignored", Mistake::HazardIgnored),
+        ("call-forgotten", Mistake::CallForgotten),
+        ("deadline-unread", Mistake::DeadlineUnread),
+    ];
 }
 
 #[cfg(any(test, feature = "sim"))]

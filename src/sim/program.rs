@@ -34,8 +34,9 @@ struct Args {
 }
 
 fn parse_bug(name: &str) -> Result<Bug, String> {
-    let known = || Bug::ALL.map(Bug::name).join(", ");
-    Bug::ALL.into_iter().find(|bug| bug.name() == name).ok_or_else(|| format!("there are {}", known()))
+    let known = || Bug::all().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
+    let found = Bug::all().find(|(known, _)| *known == name);
+    found.map(|(_, bug)| bug).ok_or_else(|| format!("there are {}", known()))
 }
 
 /// What all threads share.

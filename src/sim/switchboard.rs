@@ -1,8 +1,8 @@
 //! Who is linked with whom: what the real connector, its dialler and its endpoint do, without sockets.
 #![forbid(unsafe_code)]
 
-use super::Bug;
 use super::climate::Climate;
+use super::{Bug, Mistake};
 use crate::engine::Connector;
 use crate::error::{Error, Result};
 use crate::schedule::Port;
@@ -117,7 +117,7 @@ impl Links {
             let (id, tx, rx) = self.network.pipe(habit);
             debug_assert_eq!(id, self.lines.len());
             let (from, to) = (members[sender], members[reader]);
-            if matches!(self.bug, Some(Bug::LinkReused | Bug::OldCallAccepted)) {
+            if matches!(self.bug, Some(Bug::LinkReused | Bug::Engine(Mistake::OldCallAccepted))) {
                 let is_last = |line: &Line| (line.from, line.to, line.channel) == (from, to, channel);
                 let last = self.lines.iter().rposition(is_last);
                 last.into_iter().for_each(|last| self.network.inherit(id, last));

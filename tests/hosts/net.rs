@@ -1,10 +1,10 @@
 //! Two hosts on one machine: network namespaces joined by a cable.
 //!
-//! The test runs itself once more in a mount and network namespace of its own, so that nothing of it can be seen or left
-//! behind on the machine, however it ends; and a user who is not root may do it too, in a user namespace.
+//! The test runs itself once more in a mount and network namespace of its own.
 
 use crate::job::Place;
-use crate::support::{Rank, clean, has_program, say, skip};
+use crate::support::netns::{self, unshare};
+use crate::support::{Rank, clean, say};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -19,31 +19,14 @@ pub fn in_own_namespaces(test: &str, body: impl FnOnce()) {
         body();
         return say(PASSED);
     }
-    if !has_program("unshare") || !has_program("ip") {
-        return skip("netns", "unshare (util-linux) or ip (iproute2) is not installed");
-    }
-    let is_allowed = unshare("ip netns add probe").stderr(Stdio::null()).status().is_ok_and(|status| status.success());
-    if !is_allowed {
-        return skip("netns", "this user may not make network namespaces");
+    if !netns::allow("true") {
+        return;
     }
     let program = std::env::current_exe().unwrap();
     let mut command = clean(unshare("exec \"$0\" \"$@\""));
     command.arg(program).args([test, "--exact", "--nocapture"]).env(INSIDE, "1");
     let said = Rank::start(command).finished();
     assert!(said.iter().any(|line| line == PASSED), "{test} is not the name of the test: it did not run inside");
-}
-
-/// A shell with a file system and a network of its own.
-fn unshare(script: &str) -> Command {
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--net"]);
-    if !nix::unistd::geteuid().is_root() {
-        command.args(["--user", "--map-root-user"]);
-    }
-    // Names of network namespaces are files in /run/netns.
-    let script = format!("mount -t tmpfs none /run && mkdir /run/netns && ip link set lo up && {script}");
-    command.args(["sh", "-c", &script]);
-    command
 }
 
 /// The cable and the hosts at its ends.
