@@ -28,6 +28,8 @@ pub(super) enum Deed {
     Say(Vec<Rank>, FromRoot),
     /// Make a newcomer, here by its nonce, a rank, and tell it so.
     Admit(u64, Box<Admission>),
+    /// Remove what the job keeps outside itself: the last rank leaves, in good order.
+    Retire,
     /// Hang up on a rank, after what was said to it.
     HangUp(Rank),
 }
@@ -173,8 +175,11 @@ impl Office {
             Phase::Succeeding(succession, _) => succession.hear(from, message),
         }
         let mut deeds = self.address(mail);
-        // The others are told before the leaver sees its connection close: its process may end right after.
-        deeds.extend(has_left.then_some(Deed::HangUp(from)));
+        if has_left {
+            // All that is done before the leaver sees its connection close: its process may end right after.
+            deeds.extend(self.guests.is_empty().then_some(Deed::Retire));
+            deeds.push(Deed::HangUp(from));
+        }
         deeds
     }
 

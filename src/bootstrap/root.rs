@@ -395,12 +395,8 @@ impl Root {
             let Phase::Staffed(office) = &mut self.phase else {
                 return self.lose(token, "spoke before the job started");
             };
-            let has_left = message == ToRoot::Bye;
             let deeds = office.hear(rank, message);
             self.carry_out(deeds);
-            if let (true, true, Some(Some(clerk))) = (has_left, self.guests.is_empty(), self.clerk.get_mut()) {
-                clerk.retire();
-            }
         }
         if let Some(what) = ended {
             self.lose(token, &what);
@@ -429,6 +425,11 @@ impl Root {
             match deed {
                 Deed::Say(ranks, message) => self.say(&ranks, &message),
                 Deed::Admit(nonce, admission) => self.promote(nonce, admission),
+                Deed::Retire => {
+                    if let Some(Some(clerk)) = self.clerk.get_mut() {
+                        clerk.retire();
+                    }
+                }
                 Deed::HangUp(rank) => {
                     self.flush();
                     if let Some(token) = self.token_of.remove(&rank) {

@@ -32,10 +32,12 @@ impl Climate {
             true => &[&[64, 200, 1000], &[4096], &[64, 1000, 65536]],
             false => &[&[16, 24, 64], &[64, 200, 1000], &[4096], &[16, 1000, 65536]],
         };
+        let spikes = dice.pick(&[0, 2, 20]);
+        let longest_spike_ns = if spikes > 2 { 4 * MS } else { 20 * MS };
         Climate {
             link_ns,
-            spikes: dice.pick(&[0, 2, 20]),
-            spike_ns: dice.pick(&[MS, 20 * MS]),
+            spikes,
+            spike_ns: dice.pick(&[MS, longest_spike_ns]),
             turn_ns: dice.pick(&[500, 5 * US, 50 * US]),
             control_ns: dice.pick(&[30 * US, MS, 10 * MS]),
             windows: dice.pick(windows),
