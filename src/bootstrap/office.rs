@@ -110,6 +110,7 @@ impl Office {
     }
 
     /// Who is here.
+    #[cfg(any(test, feature = "sim"))]
     pub(super) fn guests(&self) -> &BTreeSet<Rank> {
         &self.guests
     }
@@ -136,6 +137,7 @@ impl Office {
     }
 
     /// Enough ranks have given this root up.
+    #[cfg(any(test, feature = "sim"))]
     pub(super) fn is_deposed(&self) -> bool {
         self.is_deposed
     }

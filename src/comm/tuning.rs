@@ -228,11 +228,13 @@ impl Communicator {
     }
 
     /// The table in force.
+    #[cfg(any(test, feature = "tools"))]
     pub(crate) fn table(&self) -> Option<Table> {
         self.engine.with_lane(|lane| lane.settings.table.as_deref().cloned())
     }
 
     /// What things cost here. Collective; rank 0's answer is the one that counts.
+    #[cfg(any(test, feature = "tools"))]
     pub(crate) fn measure_costs(&self) -> Result<Costs> {
         probe::costs(self, Thoroughness::Measure)
     }

@@ -16,6 +16,11 @@ fn options(transport: TransportChoice) -> Options {
     Options { transport, timeout, init_timeout: timeout, tune: Tune::Off, ..Options::default() }
 }
 
+/// Over TCP, with what is kept in `file`.
+fn with(tune: Tune, file: &Path) -> Options {
+    Options { tune, tune_file: Some(file.display().to_string()), ..options(TransportChoice::Tcp) }
+}
+
 /// Ranks as threads, each with options of its own.
 fn on_ranks<T: Send>(options: Vec<Options>, body: impl Fn(Communicator) -> T + Sync) -> Vec<T> {
     let id = UniqueId::with_interface("127.0.0.1").unwrap();
@@ -75,11 +80,6 @@ fn the_table_of_rank_0_holds_for_all() {
     let (good, damaged) = (folder.path().join("good"), folder.path().join("damaged"));
     keep(&good, 3);
     std::fs::write(&damaged, b"something else").unwrap();
-    let with = |tune, file: &Path| Options {
-        tune,
-        tune_file: Some(file.display().to_string()),
-        ..options(TransportChoice::Tcp)
-    };
     let ranks = vec![with(Tune::Auto, &good), with(Tune::Auto, &damaged), with(Tune::Off, &good)];
     on_ranks(ranks, |comm| {
         // A communicator made later takes what is kept without another look at the clock.
@@ -107,9 +107,7 @@ fn when_a_job_begins_all_believe_what_was_kept_or_none() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
     keep(&path, 3);
-    let kept =
-        Options { tune: Tune::Auto, tune_file: Some(path.display().to_string()), ..options(TransportChoice::Tcp) };
-    let tables = on_ranks(vec![kept; 3], |comm| {
+    let tables = on_ranks(vec![with(Tune::Auto, &path); 3], |comm| {
         sums_are_right(&comm);
         comm.table()
     });
