@@ -43,7 +43,7 @@ pub const BAD_NEWS: u8 = 1;
 
 /// What a launcher (ours or another) left in the environment of this process, if one started it.
 pub fn found() -> Result<Option<Launch>> {
-    launcher::detect(&|name| std::env::var(name).ok())
+    launcher::of_this_process()
 }
 
 /// True in a process that [`local`] started.

@@ -172,6 +172,16 @@ fn mpichs_mpiexec() {
     }
 }
 
+/// As Hydra sees it, by names; nobody says where rank 0 is, so the ranks ask its board.
+#[test]
+fn mpichs_mpiexec_on_several_hosts() {
+    let hosts = ["mpiexec.hydra", "-launcher", "fork", "-hosts", "localhost,127.0.0.1", "-ppn", "2", "-n", "4"];
+    match has_program("mpiexec.hydra") {
+        true => through(&hosts, 4),
+        false => skip("mpiexec.hydra", "mpiexec.hydra is not installed"),
+    }
+}
+
 #[test]
 fn a_shell_between_the_launcher_and_the_rank() {
     if !has_program("mpiexec.hydra") {

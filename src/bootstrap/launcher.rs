@@ -5,7 +5,7 @@
 //! | Roundel's own | `ROUNDEL_RANK`, `ROUNDEL_WORLD_SIZE` | `ROUNDEL_UNIQUE_ID` or `ROUNDEL_MASTER_ADDR` (and `_PORT`) | these |
 //! | torchrun, Ray, PyTorchJob | `RANK`, `WORLD_SIZE`, `MASTER_ADDR` | `MASTER_ADDR` | address, `MASTER_PORT`, `TORCHELASTIC_RUN_ID` |
 //! | Open MPI | `OMPI_COMM_WORLD_RANK`, `_SIZE` | the host of mpirun; loopback where all ranks are on one host | its job id |
-//! | MPICH, Intel MPI (Hydra) | `PMI_RANK`, `PMI_SIZE` | loopback where all ranks are on one host | Hydra's process |
+//! | MPICH, Intel MPI (Hydra) | `PMI_RANK`, `PMI_SIZE` | loopback where all ranks are on one host; else rank 0 says it through PMI | Hydra's process, or PMI's name |
 //! | Slurm | `SLURM_PROCID`, `SLURM_STEP_NODELIST` | the step's first host | job and step |
 //!
 //! The first that fits is taken, the innermost first: Slurm starts mpirun's daemons, and mpirun starts torchrun. Whatever
@@ -20,9 +20,12 @@ use super::{Config, UniqueId};
 use crate::error::{Error, Result};
 use crate::types::Rank;
 use known::Found;
+use pmi::Board;
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 mod known;
+mod pmi;
 mod secret;
 #[cfg(test)]
 mod tests;
@@ -31,6 +34,12 @@ pub use secret::SecretSource;
 
 /// The environment, as a function so that tests can have their own.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Meets the other ranks at a launcher's board.
+type Meet<'a> = &'a dyn Fn(RawFd, Rank) -> Result<Board>;
+
+/// How long to wait for them, where `ROUNDEL_INIT_TIMEOUT_MS` does not say.
+const BOARD_PATIENCE: Duration = Duration::from_secs(120);
 
 /// How this process was started, as one rank of a job.
 #[derive(Debug, Clone)]
@@ -68,9 +77,21 @@ impl Launch {
     }
 }
 
-/// Reads the environment. `None` when no launcher started this process; an error when one did and what it says makes no
+/// How this process was started. Where the launcher does not say where rank 0 is, but lets ranks leave notes for each other
+/// (Hydra on several hosts), this blocks until all ranks have come. See [`detect`].
+pub fn of_this_process() -> Result<Option<Launch>> {
+    let env: Env = &|name| std::env::var(name).ok();
+    let patience = known::optional(env, "ROUNDEL_INIT_TIMEOUT_MS")?.map_or(BOARD_PATIENCE, Duration::from_millis);
+    complete(env, Some(&|board, rank| pmi::meet(board, rank, env("ROUNDEL_IFACE").as_deref(), patience)))
+}
+
+/// Reads the environment, and nothing else. `None` when no launcher started this process; an error when one did and what it says makes no
 /// sense or is not enough.
 pub fn detect(env: Env) -> Result<Option<Launch>> {
+    complete(env, None)
+}
+
+fn complete(env: Env, meet: Option<Meet>) -> Result<Option<Launch>> {
     // A variable that is set to nothing is not set.
     let env: Env = &|name| env(name).filter(|value| !value.trim().is_empty());
     let Some(found) = known::find(env)? else { return Ok(None) };
@@ -99,9 +120,13 @@ pub fn detect(env: Env) -> Result<Option<Launch>> {
         }
         // Alone it meets nobody.
         None if world == 1 => (vec!["127.0.0.1".to_string()], found.job),
-        None => match found.hosts {
-            Ok(hosts) => (hosts, found.job),
-            Err(missing) => {
+        None => match (found.hosts, found.board, meet) {
+            (Ok(hosts), ..) => (hosts, found.job),
+            (Err(_), Some(board), Some(meet)) => {
+                let Board { host, job } = meet(board, rank)?;
+                (vec![host], job)
+            }
+            (Err(missing), ..) => {
                 return Err(Error::bootstrap(format!(
                     "started by {name} as rank {rank} of {world}, but {missing}; set ROUNDEL_MASTER_ADDR on all ranks to \
                      an address of rank 0's host, or ROUNDEL_UNIQUE_ID to an id made beforehand"

@@ -143,7 +143,7 @@ impl Communicator {
 
     /// [`Communicator::from_env`] with options of the caller's.
     pub fn from_env_with(options: Options) -> Result<Communicator> {
-        let config = match launcher::detect(&|name| std::env::var(name).ok())? {
+        let config = match launcher::of_this_process()? {
             Some(launch) => launch.config(options.init_timeout, options.interface.clone()),
             None => config(alone()?, 0, 1, &options),
         };

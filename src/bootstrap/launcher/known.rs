@@ -6,6 +6,7 @@ use crate::bootstrap::messages::MAX_WORLD;
 use crate::bootstrap::nodelist::first_host;
 use crate::error::{Error, Result};
 use crate::types::Rank;
+use std::os::fd::RawFd;
 
 /// What a launcher says.
 pub(super) struct Found {
@@ -16,6 +17,8 @@ pub(super) struct Found {
     /// Rank 0's host; or what is missing, for people.
     pub hosts: std::result::Result<Vec<String>, &'static str>,
     pub job: String,
+    /// Where the launcher keeps a board, if it does not say where rank 0 is.
+    pub board: Option<RawFd>,
 }
 
 /// The launcher that started this process.
@@ -39,6 +42,7 @@ fn own(env: Env) -> Result<Option<Found>> {
         local_rank: optional(env, "ROUNDEL_LOCAL_RANK")?,
         hosts: Err("ROUNDEL_MASTER_ADDR is not set"),
         job: String::new(),
+        board: None,
     }))
 }
 
@@ -70,7 +74,15 @@ fn torch(env: Env) -> Result<Option<Found>> {
     let part = |name| env(name).unwrap_or_default();
     let job = format!("{host} {} {}", part("MASTER_PORT"), part("TORCHELASTIC_RUN_ID"));
     let name = if env("TORCHELASTIC_RUN_ID").is_some() { "torchrun" } else { "RANK and MASTER_ADDR" };
-    Ok(Some(Found { name, rank, world, local_rank: optional(env, "LOCAL_RANK")?, hosts: Ok(vec![host]), job }))
+    Ok(Some(Found {
+        name,
+        rank,
+        world,
+        local_rank: optional(env, "LOCAL_RANK")?,
+        hosts: Ok(vec![host]),
+        job,
+        board: None,
+    }))
 }
 
 fn open_mpi(env: Env) -> Result<Option<Found>> {
@@ -89,7 +101,7 @@ fn open_mpi(env: Env) -> Result<Option<Found>> {
     let job: Vec<String> = names.iter().filter_map(|name| env(name)).collect();
     let job = if job.is_empty() { format!("parent {}", nix::unistd::getppid()) } else { job.join(" ") };
     let local_rank = optional(env, "OMPI_COMM_WORLD_LOCAL_RANK")?;
-    Ok(Some(Found { name: "Open MPI", rank, world, local_rank, hosts, job }))
+    Ok(Some(Found { name: "Open MPI", rank, world, local_rank, hosts, job, board: None }))
 }
 
 /// The addresses in `123.0;tcp://10.0.0.1,192.168.1.1:4321;tcp6://[::1]:4321`; not loopback, which leads nowhere else.
@@ -114,14 +126,16 @@ fn hydra(env: Env) -> Result<Option<Found>> {
         return Ok(None);
     }
     let (rank, world) = rank_and_world(env, "PMI_RANK", "PMI_SIZE")?;
-    let hosts = match optional::<usize>(env, "MPI_LOCALNRANKS")? {
+    let local = optional::<usize>(env, "MPI_LOCALNRANKS")?;
+    let hosts = match local {
         Some(local) if local == world => Ok(vec!["127.0.0.1".to_string()]),
         Some(_) => Err("its ranks are on several hosts and Hydra names none of them"),
         None => Err("it does not say (MPI_LOCALNRANKS) whether all ranks are on one host"),
     };
-    let job = format!("hydra {}", hydra_pid());
+    // On several hosts there is no process that all ranks descend from, nor any other name that all know.
+    let job = if local == Some(world) { format!("hydra {}", hydra_pid()) } else { "hydra".to_string() };
     let local_rank = optional(env, "MPI_LOCALRANKID")?;
-    Ok(Some(Found { name: "MPICH", rank, world, local_rank, hosts, job }))
+    Ok(Some(Found { name: "MPICH", rank, world, local_rank, hosts, job, board: optional(env, "PMI_FD")? }))
 }
 
 /// The process of Hydra that all ranks of this host descend from. Between it and a rank there may be shells and wrappers;
@@ -156,7 +170,15 @@ fn slurm(env: Env) -> Result<Option<Found>> {
     };
     let part = |names: [&str; 2]| names.iter().find_map(|name| env(name)).unwrap_or_default();
     let job = format!("{}.{}", part(["SLURM_JOB_ID", "SLURM_JOBID"]), part(["SLURM_STEP_ID", "SLURM_STEPID"]));
-    Ok(Some(Found { name: "Slurm", rank, world, local_rank: optional(env, "SLURM_LOCALID")?, hosts: Ok(hosts), job }))
+    Ok(Some(Found {
+        name: "Slurm",
+        rank,
+        world,
+        local_rank: optional(env, "SLURM_LOCALID")?,
+        hosts: Ok(hosts),
+        job,
+        board: None,
+    }))
 }
 
 fn rank_and_world(env: Env, rank_name: &str, world_name: &str) -> Result<(Rank, usize)> {
