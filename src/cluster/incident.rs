@@ -106,7 +106,9 @@ mod tests {
 
     #[test]
     fn lines_of_a_plan() {
-        let incident = |after_ms, host, what| Ok::<_, String>(Incident { after: Duration::from_millis(after_ms), host, cable: 0, what });
+        let incident = |after_ms, host, what| {
+            Ok::<_, String>(Incident { after: Duration::from_millis(after_ms), host, cable: 0, what })
+        };
         assert_eq!("2.5:1:cut".parse(), incident(2500, 1, What::Cut(Cut::Both)));
         assert_eq!("0:0:cut-out".parse(), incident(0, 0, What::Cut(Cut::Out)));
         assert_eq!("3:12:mend-in".parse(), incident(3000, 12, What::Mend(Cut::In)));
@@ -119,9 +121,18 @@ mod tests {
 
     #[test]
     fn nonsense_is_told() {
-        for text in
-            ["", "1:cut", "-1:1:cut", "x:1:cut", "1:x:cut", "1:1.x:cut", "1:1:cutt", "1:1:rate=fast", "1:1:rate=-1gbit", "1:1:mtu=1"]
-        {
+        for text in [
+            "",
+            "1:cut",
+            "-1:1:cut",
+            "x:1:cut",
+            "1:x:cut",
+            "1:1.x:cut",
+            "1:1:cutt",
+            "1:1:rate=fast",
+            "1:1:rate=-1gbit",
+            "1:1:mtu=1",
+        ] {
             assert!(text.parse::<Incident>().is_err(), "{text}");
         }
     }

@@ -30,6 +30,8 @@
 //! clear, with a checksum: who changes one on purpose can make the link fail and no byte wrong.
 #![deny(unsafe_code)]
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod keeper;
 mod manifest;
 pub(super) mod parcel;
