@@ -8,7 +8,6 @@ use crate::memory::Span;
 use crate::transport::Interest;
 
 /// For what a link sends.
-#[expect(clippy::large_enum_variant, reason = "a link has one, and looks into it for every byte")]
 pub(super) enum Out {
     Stripes(Stripes),
     Rails(RailsOut),
@@ -56,7 +55,6 @@ impl Out {
 }
 
 /// For what a link receives.
-#[expect(clippy::large_enum_variant, reason = "a link has one, and looks into it for every byte")]
 pub(super) enum In {
     Stripes(Stripes),
     Rails(RailsIn),
