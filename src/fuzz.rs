@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `handshake_frames` | headers, first messages, hellos | whoever connects |
 //! | `records` | checked and encrypted records | whoever sits on the way |
+//! | `parcels` | headers of parcels and receipts, put in order | whoever sits on the way |
 //! | `control_frames` | what ranks and root tell each other | holders of the secret |
 //! | `cards` | places, arenas, areas | holders of the secret |
 //! | `call_headers` | first bytes of a call on a link | holders of the secret |
@@ -30,8 +31,13 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "handshake_frames", run: transport::tcp::fuzz::frames, seeds: transport::tcp::fuzz::some_frames },
+    Target {
+        name: "parcels",
+        run: transport::tcp::rails::fuzz::parcels,
+        seeds: transport::tcp::rails::fuzz::some_parcels,
+    },
     Target { name: "records", run: transport::tcp::fuzz::records, seeds: transport::tcp::fuzz::some_records },
     Target {
         name: "control_frames",

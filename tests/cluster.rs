@@ -79,6 +79,43 @@ fn an_address_that_changes_is_noticed() {
     is_noticed("--at 1:1:readdress");
 }
 
+/// Both cables of two hosts carry calls; something happens to the second cable of one of them in the midst of a call.
+fn is_survived(incident: &str, settings: &[(&str, &str)]) {
+    if !possible() {
+        return;
+    }
+    // Five seconds at least over both cables: it does happen in the midst of them.
+    let hosts = format!("--ranks 1,1 --cables 2 --rate 200mbit --at {incident}");
+    let text = text(&cluster(&hosts, "-b 16M -e 16M -n 6 -w 1", settings));
+    assert!(text.starts_with("exit status: 0") && text.contains("Out of bounds values : 0 OK"), "{incident}: {text}");
+    assert!(text.contains("rail 1 "), "{incident}: nobody says that the rail is lost: {text}");
+}
+
+#[test]
+fn a_rail_that_is_cut_costs_no_call() {
+    is_survived("1.5:1.1:cut", &[]);
+}
+
+#[test]
+fn a_rail_that_is_cut_one_way_costs_no_call() {
+    is_survived("1.5:0.1:cut-out", &[("ROUNDEL_ENCRYPT", "1")]);
+}
+
+#[test]
+fn a_rail_whose_address_is_gone_costs_no_call() {
+    is_survived("1.5:1.1:readdress", &[("ROUNDEL_SOCKETS", "2")]);
+}
+
+#[test]
+fn results_are_right_over_rails() {
+    is_right(&["--ranks 2,2 --cables 2", "--ranks 1,1,1 --cables 3 --rate 300mbit,100mbit,50mbit"]);
+}
+
+#[test]
+fn the_loss_of_all_rails_is_noticed() {
+    is_noticed("--cables 2 --at 1:1.1:cut --at 1.2:1:cut");
+}
+
 #[test]
 fn the_program_s_end_is_told() {
     if !possible() {

@@ -50,6 +50,7 @@ const UNSAFE_HOMES: &[&str] = &[
     "src/device/host/",
     "src/transport/shm/",
     "src/transport/fabric/",
+    "src/transport/tcp/rails/vitals.rs",
     "src/comm/buffer.rs",
 ];
 

@@ -66,7 +66,7 @@ impl Crew {
         let mut iface = "127.0.0.1".to_string();
         if let Some(network) = &mut self.network {
             words.extend(network.plug(hand)?.into_iter().map(OsString::from));
-            iface = network.address(hand).to_string();
+            iface = network.address(hand, 0).to_string();
         }
         words.push(program.into());
         let mut command = Command::new(&words[0]);

@@ -122,7 +122,7 @@ impl Job {
             ("ROUNDEL_HEARTBEAT_TIMEOUT_MS".into(), heartbeat_timeout_ms.to_string()),
         ];
         let variables = variables.into_iter().chain(settings.variables.iter().cloned()).collect();
-        let network = settings.namespaces.then(Network::new).transpose()?;
+        let network = settings.namespaces.then(|| Network::new(1)).transpose()?;
         let mut job = Job {
             crew: Crew::new(variables, network),
             members: BTreeMap::new(),

@@ -149,12 +149,12 @@ fn woken(job: &mut Job, victim: Seat) -> Result<(), String> {
 
 /// Cuts a rank off. The others are more and go on; it may not, and is told so, at the latest when the cut is mended.
 fn cut(job: &mut Job, victim: Seat, how: Cut, random: &mut Random) -> Result<Times, String> {
-    job.crew.network().ok_or("there are no cables")?.cut(victim.hand, how)?;
+    job.crew.network().ok_or("there are no cables")?.cut(victim.hand, 0, how)?;
     let at = clock();
     let times = job.go_on_without(&[victim.hand], at)?;
     if random.percent(50) {
         std::thread::sleep(random.up_to(ANY_TIME));
-        job.crew.network().ok_or("there are no cables")?.mend(victim.hand, how)?;
+        job.crew.network().ok_or("there are no cables")?.mend(victim.hand, 0, how)?;
     }
     let mut last_words = None;
     job.see_off(victim.hand, |said| match said {

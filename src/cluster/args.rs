@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::cluster::incident::{Incident, is_rate};
+use crate::cluster::network::MAX_CABLES;
 use clap::Parser;
 use std::ffi::OsString;
 
@@ -21,10 +22,14 @@ struct Args {
     /// Ranks on each host, beginning with host 0: 2,2 or 3,1
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "2,2")]
     ranks: Vec<usize>,
-    /// What each host's cable carries each way, as tc writes rates (100mbit, 1gbit); without, what the machine can
-    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
-    rate: Option<String>,
-    /// Something that happens: SECONDS:HOST:WHAT, where WHAT is cut, cut-out, cut-in, mend, mend-out, mend-in, rate=RATE,
+    /// Cables of each host, each in a network of its own; ROUNDEL_IFACE names them all
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=MAX_CABLES as i64))]
+    cables: u8,
+    /// What each host's cable carries each way, as tc writes rates (100mbit, 1gbit), or each of its cables: 100mbit,1gbit.
+    /// Without, what the machine can
+    #[arg(long, value_name = "RATE,...", value_delimiter = ',', value_parser = parse_rate)]
+    rate: Vec<String>,
+    /// Something that happens: SECONDS:HOST:WHAT (HOST.CABLE for another cable than the first, 1.1), where WHAT is cut, cut-out, cut-in, mend, mend-out, mend-in, rate=RATE,
     /// mtu=BYTES or readdress; may be given several times
     #[arg(long = "at", value_name = "SECONDS:HOST:WHAT")]
     incidents: Vec<Incident>,
@@ -38,8 +43,10 @@ struct Args {
 pub struct Settings {
     /// Ranks on each host.
     pub ranks: Vec<usize>,
-    /// What each cable carries each way.
-    pub rate: Option<String>,
+    /// Cables of each host.
+    pub cables: usize,
+    /// What each of them carries each way; nothing where it is what the machine can.
+    pub rates: Vec<String>,
     /// What happens, the earliest first.
     pub incidents: Vec<Incident>,
     /// The program and its arguments.
@@ -62,9 +69,19 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Settings, clap:
     if let Some(incident) = args.incidents.iter().find(|incident| incident.host >= args.ranks.len()) {
         return complain(format!("--at: there is no host {}, only {} of them", incident.host, args.ranks.len()));
     }
+    let cables = usize::from(args.cables);
+    if let Some(incident) = args.incidents.iter().find(|incident| incident.cable >= cables) {
+        return complain(format!("--at: there is no cable {}, only {cables} of them", incident.cable));
+    }
+    let rates = match args.rate.len() {
+        1 => vec![args.rate[0].clone(); cables],
+        0 => Vec::new(),
+        rates if rates == cables => args.rate,
+        rates => return complain(format!("--rate: {rates} rates for {cables} cables")),
+    };
     let mut incidents = args.incidents;
     incidents.sort_by_key(|incident| incident.after);
-    Ok(Settings { ranks: args.ranks, rate: args.rate, incidents, command: args.command })
+    Ok(Settings { ranks: args.ranks, cables, rates, incidents, command: args.command })
 }
 
 fn parse_rate(text: &str) -> Result<String, String> {
@@ -83,10 +100,15 @@ mod tests {
     fn lines() {
         let settings =
             parsed("--ranks 3,1 --rate 1gbit --at 2:1:mend --at 1:1:cut -- all_reduce_perf -b 8 --at x").unwrap();
-        assert_eq!((settings.ranks, settings.rate.as_deref()), (vec![3, 1], Some("1gbit")));
+        assert_eq!((settings.ranks, settings.cables, settings.rates), (vec![3, 1], 1, vec!["1gbit".to_string()]));
         assert_eq!(settings.incidents[0].after.as_secs(), 1);
         assert_eq!(settings.command.len(), 5);
         assert_eq!(parsed("true").unwrap().ranks, [2, 2]);
+        assert_eq!(parsed("--cables 2 --rate 1gbit,5mbit --at 1:0.1:cut true").unwrap().rates, ["1gbit", "5mbit"]);
+        assert_eq!(parsed("--cables 2 --rate 1gbit true").unwrap().rates.len(), 2);
+        for line in ["--cables 9 true", "--rate 1gbit,1gbit true", "--at 1:1.1:cut true"] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
         for line in ["", "--ranks 0,2 true", "--rate fast true", "--at 1:2:cut true", "--ranks x true"] {
             assert!(parsed(line).is_err(), "{line}");
         }

@@ -1,17 +1,19 @@
 //! What happens to a host, and when: [`Incident`].
 #![forbid(unsafe_code)]
 
-use crate::cluster::network::{Cut, Host, Network};
+use crate::cluster::network::{Cable, Cut, Host, Network};
 use std::str::FromStr;
 use std::time::Duration;
 
-/// One line of the plan, written `SECONDS:HOST:WHAT`.
+/// One line of the plan, written `SECONDS:HOST:WHAT`; `HOST.CABLE` where it is not the host's first cable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incident {
     /// After the start of the ranks.
     pub after: Duration,
     /// To whom.
     pub host: Host,
+    /// On which of its cables.
+    pub cable: Cable,
     /// What.
     pub what: What,
 }
@@ -41,8 +43,10 @@ impl FromStr for Incident {
         };
         let seconds = seconds.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let after = seconds.ok_or("the time is in seconds, as in 2.5:1:cut")?;
+        let (host, cable) = host.split_once('.').unwrap_or((host, "0"));
         let host = host.parse().map_err(|_| format!("host {host}: hosts are numbered from 0"))?;
-        Ok(Incident { after, host, what: what.parse()? })
+        let cable = cable.parse().map_err(|_| format!("cable {cable}: cables are numbered from 0"))?;
+        Ok(Incident { after, host, cable, what: what.parse()? })
     }
 }
 
@@ -85,13 +89,13 @@ pub fn is_rate(text: &str) -> bool {
 
 impl What {
     /// Does it.
-    pub fn happen(&self, network: &Network, host: Host) -> Result<(), String> {
+    pub fn happen(&self, network: &Network, host: Host, cable: Cable) -> Result<(), String> {
         match self {
-            What::Cut(how) => network.cut(host, *how),
-            What::Mend(how) => network.mend(host, *how),
-            What::Rate(rate) => network.shape(host, rate),
-            What::Mtu(bytes) => network.set_mtu(host, *bytes),
-            What::Readdress => network.readdress(host),
+            What::Cut(how) => network.cut(host, cable, *how),
+            What::Mend(how) => network.mend(host, cable, *how),
+            What::Rate(rate) => network.shape(host, cable, rate),
+            What::Mtu(bytes) => network.set_mtu(host, cable, *bytes),
+            What::Readdress => network.readdress(host, cable),
         }
     }
 }
@@ -102,20 +106,33 @@ mod tests {
 
     #[test]
     fn lines_of_a_plan() {
-        let incident = |after_ms, host, what| Ok(Incident { after: Duration::from_millis(after_ms), host, what });
+        let incident = |after_ms, host, what| {
+            Ok::<_, String>(Incident { after: Duration::from_millis(after_ms), host, cable: 0, what })
+        };
         assert_eq!("2.5:1:cut".parse(), incident(2500, 1, What::Cut(Cut::Both)));
         assert_eq!("0:0:cut-out".parse(), incident(0, 0, What::Cut(Cut::Out)));
         assert_eq!("3:12:mend-in".parse(), incident(3000, 12, What::Mend(Cut::In)));
         assert_eq!("1:1:rate=1.5gbit".parse(), incident(1000, 1, What::Rate("1.5gbit".into())));
         assert_eq!("1:1:mtu=9000".parse(), incident(1000, 1, What::Mtu(9000)));
         assert_eq!("1:1:readdress".parse(), incident(1000, 1, What::Readdress));
+        let on_the_third = incident(1000, 1, What::Cut(Cut::Both)).map(|one: Incident| Incident { cable: 2, ..one });
+        assert_eq!("1:1.2:cut".parse::<Incident>(), on_the_third);
     }
 
     #[test]
     fn nonsense_is_told() {
-        for text in
-            ["", "1:cut", "-1:1:cut", "x:1:cut", "1:x:cut", "1:1:cutt", "1:1:rate=fast", "1:1:rate=-1gbit", "1:1:mtu=1"]
-        {
+        for text in [
+            "",
+            "1:cut",
+            "-1:1:cut",
+            "x:1:cut",
+            "1:x:cut",
+            "1:1.x:cut",
+            "1:1:cutt",
+            "1:1:rate=fast",
+            "1:1:rate=-1gbit",
+            "1:1:mtu=1",
+        ] {
             assert!(text.parse::<Incident>().is_err(), "{text}");
         }
     }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! What torchrun would set is set (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `LOCAL_WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`), and
-//! `ROUNDEL_IFACE` and a secret for Roundel: any program that runs under torchrun runs here. Rank 0 is on host 0, and so is what everybody meets at.
+//! `ROUNDEL_IFACE` and a secret for Roundel: any program that runs under torchrun runs here. Rank 0 is on host 0, and so is what everybody meets at:
+//! on the first of its cables, where hosts have several. The others are rails for data.
 //!
 //! Exit codes: that of the rank that failed first, 0 if none did, 2 when the command line makes no sense.
 

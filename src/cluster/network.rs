@@ -11,6 +11,8 @@
 //!   host2 veth0 ══ host2 ┘
 //! ```
 //!
+//! Each host may have several cables, every one to a switch and in a subnet of its own.
+//!
 //! One way is cut by sending a host's packets, or those to it, to a hardware address that nobody has: they are lost without
 //! a word, and the other way stays as it was.
 #![forbid(unsafe_code)]
@@ -22,12 +24,17 @@ use std::process::{Command, ExitCode, Stdio};
 
 /// Set in the process that is in namespaces of its own.
 const INSIDE: &str = "ROUNDEL_CLUSTER_INSIDE";
-const SWITCH: &str = "switch";
 /// Nobody's.
 const NOWHERE: &str = "02:00:00:00:00:01";
 
 /// A host's number. Numbers are not used twice.
 pub type Host = usize;
+
+/// One of a host's cables, counted from 0.
+pub type Cable = usize;
+
+/// Cables that a host may have.
+pub const MAX_CABLES: usize = 8;
 
 /// Which way is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,25 +67,35 @@ pub fn inside() -> Result<Option<ExitCode>, String> {
     Ok(Some(ExitCode::from(status.code().map_or(u8::MAX, |code| code as u8))))
 }
 
-/// The switch and the hosts at it.
+/// The switches and the hosts at them.
 pub struct Network {
     plugged: BTreeSet<Host>,
+    cables: usize,
 }
 
 impl Network {
-    /// A switch without anybody.
-    pub fn new() -> Result<Network, String> {
-        // Left over from a network before.
-        let _ = Command::new("ip").args(["link", "del", SWITCH]).stderr(Stdio::null()).status();
-        ip(&format!("link add {SWITCH} type bridge"))?;
-        ip(&format!("link set {SWITCH} up"))?;
-        Ok(Network { plugged: BTreeSet::new() })
+    /// Switches without anybody, for hosts with so many cables each.
+    pub fn new(cables: usize) -> Result<Network, String> {
+        for cable in 0..cables {
+            let switch = switch(cable);
+            // Left over from a network before.
+            let _ = Command::new("ip").args(["link", "del", &switch]).stderr(Stdio::null()).status();
+            ip(&format!("link add {switch} type bridge"))?;
+            ip(&format!("link set {switch} up"))?;
+        }
+        Ok(Network { plugged: BTreeSet::new(), cables })
     }
 
-    /// A host's address.
-    pub fn address(&self, host: Host) -> Ipv4Addr {
+    /// A host's address on a cable.
+    pub fn address(&self, host: Host, cable: Cable) -> Ipv4Addr {
         // Never 0 or 255 at the end.
-        Ipv4Addr::new(10, 77, (host / 200) as u8, (host % 200) as u8 + 1)
+        Ipv4Addr::new(10, 77 + cable as u8, (host / 200) as u8, (host % 200) as u8 + 1)
+    }
+
+    /// All its addresses, as `ROUNDEL_IFACE` takes them.
+    pub fn addresses(&self, host: Host) -> String {
+        let addresses: Vec<String> = (0..self.cables).map(|cable| self.address(host, cable).to_string()).collect();
+        addresses.join(",")
     }
 
     /// Makes a host; the words that start a program on it.
@@ -86,12 +103,15 @@ impl Network {
         let name = name(host);
         ip(&format!("netns add {name}"))?;
         self.plugged.insert(host);
-        ip(&format!("link add {name} type veth peer name veth0 netns {name}"))?;
-        ip(&format!("-n {name} addr add {}/16 dev veth0", self.address(host)))?;
         ip(&format!("-n {name} link set lo up"))?;
-        ip(&format!("-n {name} link set veth0 up"))?;
-        ip(&format!("link set {name} master {SWITCH}"))?;
-        ip(&format!("link set {name} up"))?;
+        for cable in 0..self.cables {
+            let (plug, switch) = (plug(host, cable), switch(cable));
+            ip(&format!("link add {plug} type veth peer name veth{cable} netns {name}"))?;
+            ip(&format!("-n {name} addr add {}/16 dev veth{cable}", self.address(host, cable)))?;
+            ip(&format!("-n {name} link set veth{cable} up"))?;
+            ip(&format!("link set {plug} master {switch}"))?;
+            ip(&format!("link set {plug} up"))?;
+        }
         Ok(["ip", "netns", "exec", &name].map(String::from).to_vec())
     }
 
@@ -102,45 +122,43 @@ impl Network {
         }
     }
 
-    /// From now on the host's cable carries so much each way (`1gbit`, as `tc` writes rates).
-    pub fn shape(&self, host: Host, rate: &str) -> Result<(), String> {
-        let name = name(host);
+    /// From now on the cable carries so much each way (`1gbit`, as `tc` writes rates).
+    pub fn shape(&self, host: Host, cable: Cable, rate: &str) -> Result<(), String> {
         // What the kernel hands over at once (64 KiB) passes as one; what waits longer than a switch would hold it is lost.
         let bucket = format!("root tbf rate {rate} burst 256kb latency 20ms");
-        run("tc", &format!("qdisc replace dev {name} {bucket}"))?;
-        run("ip", &format!("netns exec {name} tc qdisc replace dev veth0 {bucket}"))
+        run("tc", &format!("qdisc replace dev {} {bucket}", plug(host, cable)))?;
+        run("ip", &format!("netns exec {} tc qdisc replace dev veth{cable} {bucket}", name(host)))
     }
 
-    /// The largest packet on the host's cable.
-    pub fn set_mtu(&self, host: Host, bytes: u16) -> Result<(), String> {
-        let name = name(host);
-        ip(&format!("link set {name} mtu {bytes}"))?;
-        ip(&format!("-n {name} link set veth0 mtu {bytes}"))
+    /// The largest packet on the cable.
+    pub fn set_mtu(&self, host: Host, cable: Cable, bytes: u16) -> Result<(), String> {
+        ip(&format!("link set {} mtu {bytes}", plug(host, cable)))?;
+        ip(&format!("-n {} link set veth{cable} mtu {bytes}", name(host)))
     }
 
-    /// The host gets another address, one that no host has; the old one is gone.
-    pub fn readdress(&self, host: Host) -> Result<(), String> {
-        let (name, old) = (name(host), self.address(host));
-        let [_, _, third, fourth] = old.octets();
-        ip(&format!("-n {name} addr add 10.77.{}.{fourth}/16 dev veth0", 100 + third))?;
-        ip(&format!("-n {name} addr del {old}/16 dev veth0"))
+    /// The host gets another address on the cable, one that no host has; the old one is gone.
+    pub fn readdress(&self, host: Host, cable: Cable) -> Result<(), String> {
+        let (name, old) = (name(host), self.address(host, cable));
+        let [first, second, third, fourth] = old.octets();
+        ip(&format!("-n {name} addr add {first}.{second}.{}.{fourth}/16 dev veth{cable}", 100 + third))?;
+        ip(&format!("-n {name} addr del {old}/16 dev veth{cable}"))
     }
 
-    /// Cuts a host off.
-    pub fn cut(&self, host: Host, how: Cut) -> Result<(), String> {
+    /// Cuts a cable.
+    pub fn cut(&self, host: Host, cable: Cable, how: Cut) -> Result<(), String> {
         match how {
-            Cut::Out => self.others(host).try_for_each(|other| self.mislead(host, other)),
-            Cut::In => self.others(host).try_for_each(|other| self.mislead(other, host)),
-            Cut::Both => ip(&format!("link set {} down", name(host))),
+            Cut::Out => self.others(host).try_for_each(|other| self.mislead(host, other, cable)),
+            Cut::In => self.others(host).try_for_each(|other| self.mislead(other, host, cable)),
+            Cut::Both => ip(&format!("link set {} down", plug(host, cable))),
         }
     }
 
     /// Mends what [`Network::cut`] cut.
-    pub fn mend(&self, host: Host, how: Cut) -> Result<(), String> {
+    pub fn mend(&self, host: Host, cable: Cable, how: Cut) -> Result<(), String> {
         match how {
-            Cut::Out => self.others(host).try_for_each(|other| self.lead(host, other)),
-            Cut::In => self.others(host).try_for_each(|other| self.lead(other, host)),
-            Cut::Both => ip(&format!("link set {} up", name(host))),
+            Cut::Out => self.others(host).try_for_each(|other| self.lead(host, other, cable)),
+            Cut::In => self.others(host).try_for_each(|other| self.lead(other, host, cable)),
+            Cut::Both => ip(&format!("link set {} up", plug(host, cable))),
         }
     }
 
@@ -148,13 +166,13 @@ impl Network {
         self.plugged.iter().copied().filter(move |other| *other != host)
     }
 
-    fn mislead(&self, from: Host, to: Host) -> Result<(), String> {
-        let to = self.address(to);
-        ip(&format!("-n {} neigh replace {to} lladdr {NOWHERE} dev veth0 nud permanent", name(from)))
+    fn mislead(&self, from: Host, to: Host, cable: Cable) -> Result<(), String> {
+        let (from, to) = (name(from), self.address(to, cable));
+        ip(&format!("-n {from} neigh replace {to} lladdr {NOWHERE} dev veth{cable} nud permanent"))
     }
 
-    fn lead(&self, from: Host, to: Host) -> Result<(), String> {
-        ip(&format!("-n {} neigh del {} dev veth0", name(from), self.address(to)))
+    fn lead(&self, from: Host, to: Host, cable: Cable) -> Result<(), String> {
+        ip(&format!("-n {} neigh del {} dev veth{cable}", name(from), self.address(to, cable)))
     }
 }
 
@@ -166,9 +184,18 @@ impl Drop for Network {
     }
 }
 
-/// Of a host's namespace, and of its cable's end at the switch.
+/// Of a host's namespace.
 fn name(host: Host) -> String {
     format!("host{host}")
+}
+
+/// Of a cable's end at the switch.
+fn plug(host: Host, cable: Cable) -> String {
+    if cable == 0 { name(host) } else { format!("host{host}c{cable}") }
+}
+
+fn switch(cable: Cable) -> String {
+    format!("switch{cable}")
 }
 
 fn ip(words: &str) -> Result<(), String> {

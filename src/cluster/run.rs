@@ -14,11 +14,11 @@ const MASTER_PORT: u16 = 29500;
 
 /// Starts everything and waits for its end. An error is a machine on which this cannot be done.
 pub fn run(settings: &Settings) -> Result<ExitCode, String> {
-    let mut network = Network::new()?;
+    let mut network = Network::new(settings.cables)?;
     let world: usize = settings.ranks.iter().sum();
     let prefixes = (0..settings.ranks.len()).map(|host| network.plug(host)).collect::<Result<Vec<_>, _>>()?;
     for host in 0..settings.ranks.len() {
-        settings.rate.iter().try_for_each(|rate| network.shape(host, rate))?;
+        settings.rates.iter().enumerate().try_for_each(|(cable, rate)| network.shape(host, cable, rate))?;
     }
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|error| format!("no random bytes: {error}"))?;
@@ -35,10 +35,10 @@ pub fn run(settings: &Settings) -> Result<ExitCode, String> {
                 ("WORLD_SIZE", world.to_string()),
                 ("LOCAL_RANK", local_rank.to_string()),
                 ("LOCAL_WORLD_SIZE", settings.ranks[host].to_string()),
-                ("MASTER_ADDR", network.address(0).to_string()),
+                ("MASTER_ADDR", network.address(0, 0).to_string()),
                 ("MASTER_PORT", MASTER_PORT.to_string()),
                 ("ROUNDEL_SECRET", secret.clone()),
-                ("ROUNDEL_IFACE", network.address(host).to_string()),
+                ("ROUNDEL_IFACE", network.addresses(host)),
             ];
             command.envs(variables).env_remove(crate::launch::PARENT);
             let child = command.spawn().map_err(|error| format!("starting rank {rank}: {error}"))?;
@@ -59,14 +59,16 @@ pub fn run(settings: &Settings) -> Result<ExitCode, String> {
 /// Lets everything happen at its time, until all is over.
 fn happen(network: &Network, plan: &[Incident], is_over: &mpsc::Receiver<()>) {
     let began = Instant::now();
-    for Incident { after, host, what } in plan {
+    for Incident { after, host, cable, what } in plan {
         match is_over.recv_timeout(after.saturating_sub(began.elapsed())) {
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             _ => return,
         }
-        match what.happen(network, *host) {
-            Ok(()) => eprintln!("roundel-cluster: {:.1} s: host {host}: {what:?}", began.elapsed().as_secs_f64()),
-            Err(error) => eprintln!("roundel-cluster: host {host}: {what:?} did not happen: {error}"),
+        match what.happen(network, *host, *cable) {
+            Ok(()) => {
+                eprintln!("roundel-cluster: {:.1} s: host {host}.{cable}: {what:?}", began.elapsed().as_secs_f64());
+            }
+            Err(error) => eprintln!("roundel-cluster: host {host}.{cable}: {what:?} did not happen: {error}"),
         }
     }
 }

@@ -6,7 +6,7 @@
 use crate::engine::Fate;
 use crate::error::{Error, Result};
 use crate::schedule::Port;
-use crate::transport::tcp::{Callee, Endpoint, LinkSide, Persistence, TcpRx, TcpTx};
+use crate::transport::tcp::{Callee, Endpoint, LinkSide, Persistence, Strands, TcpRx, TcpTx};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +32,7 @@ impl Dialler {
         Dialler { endpoint, fate, wake, closed: Arc::default(), under_way: HashMap::new() }
     }
 
-    /// The link through `port`, of `sockets` connections to `callee`: begun the first time, `None` until it stands.
+    /// The link through `port`, of so many connections to `callee`: begun the first time, `None` until it stands.
     /// `patience` only bounds the thread's life; calls that wait for the link have deadlines of their own, which end the
     /// communicator and the dialling with it.
     pub(super) fn connect(
@@ -40,11 +40,11 @@ impl Dialler {
         port: Port,
         callee: Callee,
         side: LinkSide,
-        sockets: usize,
+        strands: Strands,
         patience: Duration,
     ) -> Result<Option<Ends>> {
         let Some(outcome) = self.under_way.get(&port) else {
-            let outcome = self.begin(callee, side, sockets, patience)?;
+            let outcome = self.begin(callee, side, strands, patience)?;
             self.under_way.insert(port, outcome);
             return Ok(None);
         };
@@ -68,7 +68,7 @@ impl Dialler {
         &self,
         callee: Callee,
         side: LinkSide,
-        sockets: usize,
+        strands: Strands,
         patience: Duration,
     ) -> Result<Receiver<Result<Ends>>> {
         let (report, outcome) = sync_channel(1);
@@ -83,9 +83,9 @@ impl Dialler {
             let has_left = || fate.has_left(side.peer);
             let deadline = Instant::now() + patience;
             let ends = endpoint.dial(
-                callee,
+                &callee,
                 side,
-                sockets,
+                strands,
                 Persistence { deadline, cancelled: &cancelled, has_left: &has_left },
             );
             // Nobody listens any more where the communicator has ended.

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::schedule::Port;
 use crate::transport::fabric::{Greeting, Wake};
 use crate::transport::shm::Neighbours;
-use crate::transport::tcp::LinkSide;
+use crate::transport::tcp::{Callee, Endpoint, LinkSide, Strands};
 use crate::transport::{Interest, Rx, Tx};
 use crate::types::Rank;
 use std::collections::HashMap;
@@ -51,13 +51,21 @@ impl Connector for Links {
         let (endpoint, options) = (self.world.endpoint(), &self.world.options);
         let hub = self.world.fabric.hub_to(self.members[port.peer]);
         let side = LinkSide { comm: self.comm, epoch: self.epoch, me: self.me, peer: port.peer, channel: port.channel };
-        let sockets = if hub.is_some() { 1 } else { usize::from(options.sockets) };
+        let strands = |endpoint: &Endpoint, callee: &Callee| match hub {
+            Some(_) => Strands::sockets(1),
+            // As many rails as both have.
+            None => Strands { rails: endpoint.addrs().len().min(callee.addrs.len()) as u8, sockets: options.sockets },
+        };
         let ends = match (endpoint, &mut self.dialler) {
-            (Some(_), Some(dialler)) if self.me < port.peer => {
+            (Some(endpoint), Some(dialler)) if self.me < port.peer => {
                 let callee = self.world.callee(self.members[port.peer])?;
-                dialler.connect(port, callee, side, sockets, 2 * options.timeout)?
+                let strands = strands(&endpoint, &callee);
+                dialler.connect(port, callee, side, strands, 2 * options.timeout)?
             }
-            (Some(endpoint), _) => endpoint.accepted(side, sockets)?,
+            (Some(endpoint), _) => {
+                let callee = self.world.callee(self.members[port.peer])?;
+                endpoint.accepted(side, strands(&endpoint, &callee))?
+            }
             (None, _) => unreachable!("a rank without neighbours on every port has an endpoint"),
         };
         let ends = ends.map(|(tx, rx)| (Box::new(tx) as Box<dyn Tx>, Box::new(rx) as Box<dyn Rx>));

@@ -36,7 +36,7 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// | `tune_file` | `ROUNDEL_TUNE_FILE` | `$XDG_CACHE_HOME/roundel/tuning-...` |
 /// | `sockets` | `ROUNDEL_SOCKETS` | 1 |
 /// | `reproducible` | `ROUNDEL_REPRODUCIBLE` = `0`, `1` | 0 |
-/// | `interface` | `ROUNDEL_IFACE` = name, address or subnet | the one that reaches rank 0 |
+/// | `interface` | `ROUNDEL_IFACE` = name, address or subnet; several, with commas, are rails | the one that reaches rank 0 |
 /// | `port_range` | `ROUNDEL_PORT_RANGE` = `first-last` | any free port |
 /// | `encrypt` | `ROUNDEL_ENCRYPT` = `0`, `1` | 0 |
 /// | `checksum` | `ROUNDEL_CHECKSUM` = `0`, `1` | 0 |
@@ -82,11 +82,16 @@ pub struct Options {
     /// Where measurements are kept: this file, which is used where it is about this topology. `None`: a file for each topology
     /// in `$XDG_CACHE_HOME/roundel` or `$HOME/.cache/roundel`.
     pub tune_file: Option<String>,
-    /// TCP connections per link.
+    /// TCP connections per link, and per rail where there are several; those have one more each.
     pub sockets: u8,
     /// Reduce in rank order, whatever the algorithm, size or transport: the same bits for the same number of ranks.
     pub reproducible: bool,
-    /// Where this rank listens and dials.
+    /// Where this rank listens and dials: an interface, an address or a subnet. Several (at most 8) with commas between them,
+    /// `eth0,eth1`, are *rails*: TCP links between hosts go over all of them, each carries what it can, and when one dies
+    /// what it lost goes over the others, in the midst of calls; the log names it. The i-th of one rank reaches the i-th of
+    /// another, over a network of its own; of two ranks that name different numbers as many count as both have. Shared
+    /// memory needs none, and RDMA and the control plane use the first: a job does not survive the loss of the network
+    /// that leads to rank 0's control connection.
     pub interface: Option<String>,
     /// Ports to listen on. A rank needs two of them, the root one more.
     pub port_range: Option<PortRange>,

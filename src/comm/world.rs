@@ -9,7 +9,7 @@ use crate::engine::mix;
 use crate::error::{Error, Result};
 use crate::topology::{Place, detect, grouping};
 use crate::transport::shm::{Arena, Door, LocalCard, PeerArena, attach};
-use crate::transport::tcp::{Callee, Endpoint, Identity, Secret};
+use crate::transport::tcp::{Callee, Endpoint, Identity, Secret, interface};
 use crate::types::Rank;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -27,8 +27,8 @@ const NEWS_TAKE: Duration = Duration::from_millis(500);
 /// How a rank can be reached, once it is known who shares memory with whom.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Card {
-    /// Its data endpoint, where there are several hosts.
-    data: Option<SocketAddr>,
+    /// Its data endpoint, where there are several hosts: an address for each rail.
+    data: Vec<SocketAddr>,
     /// Its endpoint of libfabric, likewise.
     fabric: Offer,
     /// The door to its arena, where it has neighbours.
@@ -40,7 +40,7 @@ pub(super) struct Card {
 pub(super) fn some_card() -> Card {
     let local = LocalCard { arena_id: [1; 16], pid: 7, uid: 1000, door: [2; 16] };
     Card {
-        data: Some(([127, 0, 0, 1], 2000).into()),
+        data: vec![([127, 0, 0, 1], 2000).into(), ([127, 0, 0, 2], 2001).into()],
         fabric: Offer::Provider("verbs;ofi_rxm".into()),
         local: Some(local),
     }
@@ -50,7 +50,7 @@ pub(super) fn some_card() -> Card {
 #[derive(Default)]
 struct Met {
     places: BTreeMap<Rank, Place>,
-    addresses: BTreeMap<Rank, SocketAddr>,
+    addresses: BTreeMap<Rank, Vec<SocketAddr>>,
     /// The arenas of this host's ranks, this one's included.
     arenas: BTreeMap<Rank, Arc<PeerArena>>,
 }
@@ -124,8 +124,8 @@ impl World {
         let mut met = lock(&self.met);
         for ((rank, place), card) in members.iter().zip(places).zip(cards) {
             met.places.insert(*rank, place);
-            if let Some(address) = card.data {
-                met.addresses.insert(*rank, address);
+            if !card.data.is_empty() {
+                met.addresses.insert(*rank, card.data);
             }
         }
         Ok(Acquaintance { door, ready })
@@ -133,7 +133,7 @@ impl World {
 
     /// How this rank can be reached from other hosts, and by neighbours.
     fn card(&self, from_afar: bool, by_neighbours: bool) -> Result<(Option<Door>, Card)> {
-        let data = if from_afar { Some(self.open_endpoint()?.addr()) } else { None };
+        let data = if from_afar { self.open_endpoint()?.addrs().to_vec() } else { Vec::new() };
         let fabric = self.fabric.offer(&self.options, from_afar, self.control.local_ip());
         let (door, local) = match by_neighbours {
             true => Door::open(&self.arena).map(|(door, card)| (Some(door), Some(card)))?,
@@ -190,7 +190,11 @@ impl World {
             process: detect::process_id()?,
             guard: self.options.guard(),
         };
-        let made = Endpoint::listen(self.control.local_ip(), self.options.port_range, identity)?;
+        let mut addresses = vec![self.control.local_ip()];
+        if let Some(interfaces) = self.options.interface.as_deref() {
+            addresses.extend(interface::resolve_all(Some(interfaces))?.into_iter().skip(1));
+        }
+        let made = Endpoint::listen(&addresses, self.options.port_range, identity)?;
         *endpoint = Some(made.clone());
         Ok(made)
     }
@@ -204,7 +208,7 @@ impl World {
     pub(super) fn callee(&self, rank: Rank) -> Result<Callee> {
         let met = lock(&self.met);
         match (met.addresses.get(&rank), met.places.get(&rank)) {
-            (Some(&addr), Some(place)) => Ok(Callee { addr, rank, process: place.process }),
+            (Some(addrs), Some(place)) => Ok(Callee { addrs: addrs.clone(), rank, process: place.process }),
             _ => Err(Error::bootstrap(format!("rank {rank} has no data endpoint"))),
         }
     }

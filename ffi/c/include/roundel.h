@@ -279,7 +279,7 @@ roundel_result_t roundel_options_create(roundel_options_t *options);
 // `transport`, `fabric_provider`, `algo`, `channels`, `slice_bytes`, `tune`, `tune_file`, `sockets`, `reproducible`, `iface`,
 // `port_range`, `encrypt`, `checksum`, `verify_results`, `stage_bytes`, `ring_bytes` or `arena_bytes`, written as in the variable `ROUNDEL_TIMEOUT_MS` and
 // so on. A bad one is refused and changes nothing. All ranks must use the same, except `iface`, `port_range` and what tunes, where
-// rank 0's counts.
+// rank 0's counts. Several interfaces in `iface`, with commas between them, are rails: links between hosts go over all of them.
 roundel_result_t roundel_options_set(roundel_options_t options,
                                      const char *name,
                                      const char *value);

@@ -4,7 +4,7 @@
 use super::*;
 use crate::error::{Error, Result};
 use crate::memory::{Block, Span};
-use crate::transport::tcp::{Callee, Endpoint, Guard, Identity, LinkSide, Secret};
+use crate::transport::tcp::{Callee, Endpoint, Guard, Identity, LinkSide, Secret, Strands};
 use crate::transport::{Rx, Tx};
 use crate::types::Rank;
 use std::net::{IpAddr, Ipv4Addr};
@@ -45,13 +45,13 @@ fn connection() -> [(Box<dyn Tx>, Box<dyn Rx>); 2] {
         let process = rank as u64;
         let identity =
             Identity { secret: Secret::from_bytes([1; 32]), job: [3; 16], rank, process, guard: Guard::Plain };
-        Endpoint::listen(HERE, None, identity).unwrap()
+        Endpoint::listen(&[HERE], None, identity).unwrap()
     };
     let (zero, one) = (endpoint(0), endpoint(1));
     let side = |me, peer| LinkSide { comm: 7, epoch: 0, me, peer, channel: 0 };
     let connect = |from: &Endpoint, to: &Endpoint, side: LinkSide| {
-        let to = Callee { addr: to.addr(), rank: side.peer, process: side.peer as u64 };
-        let ends = from.connect(to, side, 1, side.me == 0, Instant::now() + LONG, &|| None).unwrap();
+        let to = Callee { addrs: to.addrs().to_vec(), rank: side.peer, process: side.peer as u64 };
+        let ends = from.connect(&to, side, Strands::sockets(1), side.me == 0, Instant::now() + LONG, &|| None).unwrap();
         (Box::new(ends.0) as Box<dyn Tx>, Box::new(ends.1) as Box<dyn Rx>)
     };
     thread::scope(|scope| {

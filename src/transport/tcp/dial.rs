@@ -9,7 +9,7 @@ use crate::types::Rank;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -28,10 +28,10 @@ pub struct Persistence<'a> {
     pub has_left: &'a dyn Fn() -> bool,
 }
 
-/// Connects to `addr` and shakes hands, again and again while the reason for failing may pass. `pause` sleeps between two
-/// tries.
+/// Connects to an address, from one of this host or any, and shakes hands, again and again while the reason for failing may
+/// pass. `pause` sleeps between two tries.
 pub fn dial(
-    addr: SocketAddr,
+    (from, addr): (Option<IpAddr>, SocketAddr),
     peer: Rank,
     terms: &Terms,
     hello: &[u8],
@@ -42,7 +42,7 @@ pub fn dial(
     let started = Instant::now();
     let mut wait = FIRST_PAUSE;
     loop {
-        let outcome = connect(addr, deadline, cancelled).and_then(|stream| {
+        let outcome = connect(from, addr, deadline, cancelled).and_then(|stream| {
             let (_, session) = initiate_unless(&stream, terms, hello, deadline, cancelled)?;
             Ok((stream, session))
         });
@@ -86,10 +86,19 @@ fn may_pass(error: &Error) -> bool {
     )
 }
 
-fn connect(addr: SocketAddr, deadline: Instant, cancelled: &dyn Fn() -> Option<Error>) -> Result<TcpStream> {
+fn connect(
+    from: Option<IpAddr>,
+    addr: SocketAddr,
+    deadline: Instant,
+    cancelled: &dyn Fn() -> Option<Error>,
+) -> Result<TcpStream> {
     let failed = |source: std::io::Error| Error::system(format!("connecting to {addr}"), source);
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP)).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
+    if let Some(from) = from {
+        let bound = socket.bind(&SocketAddr::new(from, 0).into());
+        bound.map_err(|error| Error::system(format!("connecting to {addr} from {from}"), error))?;
+    }
     match socket.connect(&addr.into()) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => {

@@ -6,13 +6,17 @@
 //!                 at most 64          at most 4096, gone with
 //!                                     their communicator
 //! ```
+//!
+//! Where there are several rails there is a listening socket on each, the i-th of this rank for the i-th of others. A rail
+//! that cannot be dialled is left out; the dialler tells which stand with one more call, the *roll call*.
 #![forbid(unsafe_code)]
 
 use super::dial::{Persistence, dial};
 use super::handshake::CANCEL_POLL;
 use super::interface::{PortRange, listen};
-use super::link::{TcpRx, TcpTx, link};
+use super::link::{Strung, TcpRx, TcpTx, link};
 use super::porch::{Arrival, Porch, decode_hello};
+use super::rails::Keeper;
 use super::secret::Secret;
 use super::session::Session;
 use super::terms::{Guard, Terms};
@@ -22,7 +26,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -33,6 +37,12 @@ use std::time::{Duration, Instant};
 const MAX_PARKED: usize = 4096;
 /// Closed communicators that are remembered, to refuse those who come late.
 const MAX_FORGOTTEN: usize = 1024;
+/// Interfaces that one rank may use.
+pub(super) const MAX_RAILS: usize = 8;
+/// Which of a link's sockets a roll call is: none.
+const ROLL_CALL: u8 = u8::MAX;
+/// How long to dial a rail before it is another one's turn. All ranks listen before any of them dials.
+const RAIL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Which connection of which link this is. The side that dials says it in its hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -81,11 +91,48 @@ impl LinkSide {
     }
 }
 
+/// Of how many connections a link is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Strands {
+    /// Pairs of interfaces that it goes over.
+    pub rails: u8,
+    /// Connections over each, 1 to 16. Several rails have one more each, for receipts.
+    pub sockets: u8,
+}
+
+impl Strands {
+    /// So many connections over one rail.
+    pub fn sockets(sockets: u8) -> Strands {
+        Strands { rails: 1, sockets }
+    }
+
+    fn check(self) -> Result<()> {
+        let are_good = (1..=16).contains(&self.sockets) && (1..=MAX_RAILS).contains(&self.rails.into());
+        let Strands { rails, sockets } = self;
+        if are_good {
+            Ok(())
+        } else {
+            Err(Error::invalid(format!("a link of {rails} rails with {sockets} sockets each")))
+        }
+    }
+
+    fn each(self) -> u8 {
+        if self.rails == 1 { self.sockets } else { self.sockets + 1 }
+    }
+
+    /// The numbers of a rail's connections.
+    fn numbers(self, rail: u8) -> impl Iterator<Item = u8> {
+        (0..self.each()).map(move |socket| rail * self.each() + socket)
+    }
+}
+
 /// What a dialler says: which connection this is, and of how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Hello {
     key: LinkKey,
-    sockets: u8,
+    strands: Strands,
+    /// A bit for each rail: in a roll call, those that stand.
+    standing: u8,
 }
 
 impl Hello {
@@ -106,7 +153,7 @@ pub(super) fn decode_link_hello(bytes: &[u8]) {
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn some_link_hello() -> Vec<u8> {
     let key = LinkKey { comm: 1 << 40, epoch: 0, from: 3, to: 300, channel: 255, socket: 1 };
-    Hello { key, sockets: 2 }.encode()
+    Hello { key, strands: Strands { rails: 2, sockets: 3 }, standing: 2 }.encode()
 }
 
 /// Who listens, and for whom: what the terms of its connections are made of.
@@ -133,10 +180,10 @@ impl Identity {
 }
 
 /// Whom to dial.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Callee {
-    /// Where it listens.
-    pub addr: SocketAddr,
+    /// Where it listens: on each of its rails.
+    pub addrs: Vec<SocketAddr>,
     /// Its rank of the job.
     pub rank: Rank,
     /// Its [`Identity::process`].
@@ -145,20 +192,24 @@ pub struct Callee {
 
 /// A listening socket of this rank or process, and everything that came in through it.
 pub struct Endpoint {
-    addr: SocketAddr,
+    addrs: Vec<SocketAddr>,
     identity: Identity,
     lobby: Arc<Lobby>,
     /// Closed to tell the thread to end.
     stop: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
+    /// Looks after links over several rails; there from the first of them on.
+    keeper: Mutex<Option<Arc<Keeper>>>,
 }
 
 impl Endpoint {
-    /// Listens on `bind`, at a port of `ports` or at any free one, for those who look for this very rank.
-    pub fn listen(bind: IpAddr, ports: Option<PortRange>, identity: Identity) -> Result<Arc<Endpoint>> {
-        let listener = listen(bind, ports)?;
-        let addr = listener.local_addr().map_err(|error| Error::system("asking for the port", error))?;
-        let porch = Porch::new(vec![listener], identity.terms(identity.rank, identity.process));
+    /// Listens on each of `binds`, one for each rail, at a port of `ports` or at any free one, for those who look for this
+    /// very rank.
+    pub fn listen(binds: &[IpAddr], ports: Option<PortRange>, identity: Identity) -> Result<Arc<Endpoint>> {
+        let listeners = binds.iter().map(|bind| listen(*bind, ports)).collect::<Result<Vec<_>>>()?;
+        let addrs = listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<Vec<_>>>();
+        let addrs = addrs.map_err(|error| Error::system("asking for the port", error))?;
+        let porch = Porch::new(listeners, identity.terms(identity.rank, identity.process));
         let porch = porch.map_err(|error| Error::system("listening", error))?;
         let (stop, stopped) = UnixStream::pair().map_err(|error| Error::system("making a pair of sockets", error))?;
         let lobby = Arc::new(Lobby::default());
@@ -167,59 +218,91 @@ impl Endpoint {
             .name("roundel-accept".into())
             .spawn(move || porter.run())
             .map_err(|error| Error::system("starting the accept thread", error))?;
-        Ok(Arc::new(Endpoint { addr, identity, lobby, stop: Some(stop), thread: Some(thread) }))
+        let (stop, thread) = (Some(stop), Some(thread));
+        Ok(Arc::new(Endpoint { addrs, identity, lobby, stop, thread, keeper: Mutex::default() }))
     }
 
-    /// Where others reach it.
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
+    /// Where others reach it, on each of its rails.
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
     }
 
-    /// Makes one link of `sockets` connections, which carry bytes both ways. Exactly one side dials (`me_connects`) the
+    /// Makes one link of so many connections, which carry bytes both ways. Exactly one side dials (`me_connects`) the
     /// other side's endpoint, and tries again while nobody listens there; the other side waits. Both
-    /// name the same number of sockets. Ends with an error at `deadline`, or when `cancelled` gives one: it is asked at
+    /// name the same strands. Ends with an error at `deadline`, or when `cancelled` gives one: it is asked at
     /// least every 50 ms, and sooner after [`Endpoint::wake`].
     pub fn connect(
         &self,
-        callee: Callee,
+        callee: &Callee,
         side: LinkSide,
-        sockets: usize,
+        strands: Strands,
         me_connects: bool,
         deadline: Instant,
         cancelled: &dyn Fn() -> Option<Error>,
     ) -> Result<(TcpTx, TcpRx)> {
         if me_connects {
-            return self.dial(callee, side, sockets, Persistence { deadline, cancelled, has_left: &|| false });
+            return self.dial(callee, side, strands, Persistence { deadline, cancelled, has_left: &|| false });
         }
-        let streams = self.lobby.collect(side, socket_count(sockets)?, deadline, cancelled)?;
-        link(side.peer, streams)
+        strands.check()?;
+        let rails = self.lobby.collect(side, strands, deadline, cancelled)?;
+        self.link(side, strands, rails)
     }
 
     /// The dialling side of [`Endpoint::connect`].
     pub fn dial(
         &self,
-        callee: Callee,
+        callee: &Callee,
         side: LinkSide,
-        sockets: usize,
+        strands: Strands,
         persistence: Persistence,
     ) -> Result<(TcpTx, TcpRx)> {
-        let sockets = socket_count(sockets)?;
+        strands.check()?;
         let pause = |timeout| self.lobby.pause(timeout);
         let terms = self.identity.terms(callee.rank, callee.process);
-        let connect_one = |socket| {
-            let hello = Hello { key: side.key(true, socket), sockets };
-            dial(callee.addr, side.peer, &terms, &hello.encode(), &persistence, &pause)
+        let way = |rail: u8| {
+            // One rail leaves by whichever interface leads there; several must not meet on one of them.
+            let from = (strands.rails > 1).then(|| self.addrs.get(usize::from(rail)).map(SocketAddr::ip)).flatten();
+            let to = callee.addrs.get(usize::from(rail)).copied();
+            to.map(|to| (from, to)).ok_or_else(|| Error::invalid(format!("rank {} has no rail {rail}", side.peer)))
         };
-        link(side.peer, (0..sockets).map(connect_one).collect::<Result<_>>()?)
+        let call = |rail, socket, standing, persistence: &Persistence| {
+            let hello = Hello { key: side.key(true, socket), strands, standing };
+            dial(way(rail)?, side.peer, &terms, &hello.encode(), persistence, &pause)
+        };
+        if strands.rails == 1 {
+            let connections =
+                strands.numbers(0).map(|socket| call(0, socket, 0, &persistence)).collect::<Result<_>>()?;
+            return link(side.peer, Strung::Stripes(connections));
+        }
+        let rails = dial_rails(strands, persistence, &|rail, persistence| {
+            strands.numbers(rail).map(|socket| call(rail, socket, 0, persistence)).collect()
+        })?;
+        if rails.len() < usize::from(strands.rails) {
+            let standing = rails.iter().fold(0, |standing, (rail, _)| standing | 1 << rail);
+            let (first, _) = rails[0];
+            drop(call(first as u8, ROLL_CALL, standing, &persistence)?);
+        }
+        self.link(side, strands, rails)
     }
 
     /// The link that the peer dials, if all its connections have come in: [`Endpoint::connect`] without waiting.
-    pub fn accepted(&self, side: LinkSide, sockets: usize) -> Result<Option<(TcpTx, TcpRx)>> {
-        let sockets = socket_count(sockets)?;
-        match self.lobby.lock().take(side, sockets)? {
-            Some(connections) => link(side.peer, connections).map(Some),
-            None => Ok(None),
+    pub fn accepted(&self, side: LinkSide, strands: Strands) -> Result<Option<(TcpTx, TcpRx)>> {
+        strands.check()?;
+        let rails = self.lobby.lock().take(side, strands)?;
+        rails.map(|rails| self.link(side, strands, rails)).transpose()
+    }
+
+    fn link(&self, side: LinkSide, strands: Strands, mut rails: Vec<Strand>) -> Result<(TcpTx, TcpRx)> {
+        if strands.rails == 1 {
+            let (_, connections) = rails.pop().expect("a link has a rail");
+            return link(side.peer, Strung::Stripes(connections));
         }
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let keeper = match &*keeper {
+            Some(keeper) => keeper.clone(),
+            None => keeper.insert(Keeper::new()?).clone(),
+        };
+        link(side.peer, Strung::Rails(rails, keeper))
     }
 
     /// Calls `arrived` whenever a connection of this communicator has come in, until [`Endpoint::forget`].
@@ -254,13 +337,44 @@ impl Drop for Endpoint {
     }
 }
 
-fn socket_count(sockets: usize) -> Result<u8> {
-    let count = u8::try_from(sockets).ok().filter(|sockets| *sockets > 0);
-    count.ok_or_else(|| Error::invalid(format!("a link of {sockets} sockets; it may have 1 to 255")))
+/// Dials all rails; those that stand. One that cannot be dialled is told and left out, as long as another one can.
+fn dial_rails(
+    strands: Strands,
+    persistence: Persistence,
+    dial_one: &dyn Fn(u8, &Persistence) -> Result<Vec<Connection>>,
+) -> Result<Vec<Strand>> {
+    loop {
+        let (mut standing, mut failed) = (Vec::new(), Vec::new());
+        for rail in 0..strands.rails {
+            let deadline = persistence.deadline.min(Instant::now() + RAIL_PATIENCE);
+            match dial_one(rail, &Persistence { deadline, ..persistence }) {
+                Ok(connections) => standing.push((usize::from(rail), connections)),
+                Err(error) => failed.push((rail, error)),
+            }
+            if let Some(error) = (persistence.cancelled)() {
+                return Err(error);
+            }
+        }
+        if !standing.is_empty() {
+            for (rail, error) in failed {
+                tracing::warn!("rail {rail} is left out, the others go on: {error}");
+            }
+            return Ok(standing);
+        }
+        // Only those who ran out of patience may have more luck the next time.
+        let (_, error) = failed.swap_remove(0);
+        let may_pass = matches!(&error, Error::Bootstrap { missing, .. } if !missing.is_empty());
+        if !may_pass || Instant::now() >= persistence.deadline {
+            return Err(error);
+        }
+    }
 }
 
 /// A connection whose two ends know each other.
 pub(super) type Connection = (TcpStream, Session);
+
+/// The connections of one rail, and which it is.
+type Strand = (usize, Vec<Connection>);
 
 /// The connections that are proved and wait to be asked for.
 #[derive(Default)]
@@ -271,7 +385,7 @@ struct Lobby {
 
 #[derive(Default)]
 struct Guests {
-    parked: HashMap<LinkKey, (Connection, u8)>,
+    parked: HashMap<LinkKey, (Connection, Hello)>,
     forgotten: VecDeque<u64>,
     watchers: HashMap<u64, Box<dyn Fn() + Send>>,
 }
@@ -288,20 +402,39 @@ impl Guests {
         Ok(Vec::new())
     }
 
-    /// The connections of a link, once all are there.
-    fn take(&mut self, side: LinkSide, sockets: u8) -> Result<Option<Vec<Connection>>> {
-        let keys: Vec<LinkKey> = (0..sockets).map(|socket| side.key(false, socket)).collect();
-        let others = keys.iter().find_map(|key| self.parked.get(key).filter(|(_, theirs)| *theirs != sockets));
-        if let Some((_, theirs)) = others {
+    /// The connections of a link, once all are there that stand.
+    fn take(&mut self, side: LinkSide, strands: Strands) -> Result<Option<Vec<Strand>>> {
+        let key = |socket| side.key(false, socket);
+        let numbers = || (0..strands.rails).flat_map(|rail| strands.numbers(rail)).chain([ROLL_CALL]);
+        let theirs = numbers().find_map(|number| Some(self.parked.get(&key(number))?.1.strands));
+        if let Some(theirs) = theirs.filter(|theirs| *theirs != strands) {
+            let words = |Strands { rails, sockets }| match rails {
+                1 => format!("{sockets} sockets"),
+                _ => format!("{rails} rails of {sockets} sockets"),
+            };
             return Err(Error::bootstrap(format!(
-                "rank {} makes links of {theirs} sockets, rank {} of {sockets}; set the same on all ranks",
-                side.peer, side.me
+                "rank {} makes links of {}, rank {} of {}; set the same on all ranks",
+                side.peer,
+                words(theirs),
+                side.me,
+                words(strands)
             )));
         }
-        if !keys.iter().all(|key| self.parked.contains_key(key)) {
+        let roll = self.parked.get(&key(ROLL_CALL)).map(|(_, roll)| roll.standing);
+        let standing = |rail: &u8| roll.is_none_or(|standing| standing & 1 << rail != 0);
+        let rails: Vec<u8> = (0..strands.rails).filter(standing).collect();
+        let is_here = |number| self.parked.contains_key(&key(number));
+        if rails.is_empty() || !rails.iter().flat_map(|rail| strands.numbers(*rail)).all(is_here) {
             return Ok(None);
         }
-        Ok(Some(keys.iter().filter_map(|key| self.parked.remove(key)).map(|(connection, _)| connection).collect()))
+        let taken = |rail: &u8| {
+            let connections = strands.numbers(*rail).filter_map(|number| self.parked.remove(&key(number)));
+            (usize::from(*rail), connections.map(|(connection, _)| connection).collect())
+        };
+        let taken = rails.iter().map(taken).collect();
+        // What is left was left out.
+        numbers().for_each(|number| drop(self.parked.remove(&key(number))));
+        Ok(Some(taken))
     }
 }
 
@@ -320,18 +453,18 @@ impl Lobby {
     fn collect(
         &self,
         side: LinkSide,
-        sockets: u8,
+        strands: Strands,
         deadline: Instant,
         cancelled: &dyn Fn() -> Option<Error>,
-    ) -> Result<Vec<Connection>> {
+    ) -> Result<Vec<Strand>> {
         let started = Instant::now();
         loop {
             if let Some(error) = cancelled() {
                 return Err(error);
             }
             let mut guests = self.lock();
-            if let Some(streams) = guests.take(side, sockets)? {
-                return Ok(streams);
+            if let Some(rails) = guests.take(side, strands)? {
+                return Ok(rails);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -398,7 +531,7 @@ impl Porter {
         let connection = arrival.answer(answer)?;
         let hello = hello?;
         // One that dials again has given up its earlier try.
-        guests.parked.insert(hello.key, (connection, hello.sockets));
+        guests.parked.insert(hello.key, (connection, hello));
         self.lobby.changed.notify_all();
         if let Some(arrived) = guests.watchers.get(&hello.key.comm) {
             arrived();
@@ -422,9 +555,10 @@ mod tests {
 
         #[test]
         fn a_hello_survives_the_way_and_nothing_may_follow_it(
-            comm: u64, epoch: u32, from: u32, to: u32, channel: u8, socket: u8, sockets: u8,
+            comm: u64, epoch: u32, from: u32, to: u32, channel: u8, socket: u8, rails: u8, sockets: u8, standing: u8,
         ) {
-            let hello = Hello { key: LinkKey { comm, epoch, from, to, channel, socket }, sockets };
+            let key = LinkKey { comm, epoch, from, to, channel, socket };
+            let hello = Hello { key, strands: Strands { rails, sockets }, standing };
             let mut bytes = hello.encode();
             prop_assert_eq!(decode_hello::<Hello>(&bytes), Ok(hello));
             bytes.push(0);

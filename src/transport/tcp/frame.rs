@@ -20,7 +20,7 @@ use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 
 /// The version of everything that two ranks say to each other. Both must be the same.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 const MAGIC: [u8; 4] = *b"RNDL";
 const VERSION_AT: usize = 4;
@@ -212,10 +212,10 @@ mod tests {
     fn the_first_wrong_byte_is_enough() {
         assert!(decode(b"RX", 1, 64).unwrap_err().to_string().contains("does not speak"));
         assert!(decode(b"RNDL\0\x63", 1, 64).unwrap_err().to_string().contains("version 99"));
-        assert!(decode(b"RNDL\0\x02\x07", 1, 64).unwrap_err().to_string().contains("does not know"));
-        let guarded = decode(b"RNDL\0\x02\x02", 1, 64).unwrap_err().to_string();
+        assert!(decode(b"RNDL\0\x03\x07", 1, 64).unwrap_err().to_string().contains("does not know"));
+        let guarded = decode(b"RNDL\0\x03\x02", 1, 64).unwrap_err().to_string();
         assert!(guarded.contains("it has ROUNDEL_ENCRYPT=1, this rank has ROUNDEL_ENCRYPT=0"), "{guarded}");
-        assert!(decode(b"RNDL\0\x02\x01\xff\xff", 1, 64).unwrap_err().to_string().contains("65535 bytes"));
-        assert_eq!(decode(b"RNDL\0\x02\x01\0\x02a", 1, 64).unwrap(), None);
+        assert!(decode(b"RNDL\0\x03\x01\xff\xff", 1, 64).unwrap_err().to_string().contains("65535 bytes"));
+        assert_eq!(decode(b"RNDL\0\x03\x01\0\x02a", 1, 64).unwrap(), None);
     }
 }

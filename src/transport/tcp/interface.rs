@@ -9,8 +9,11 @@
 //!   "10.0.0.0/8"    the first address of this host in that subnet: one setting fits all hosts of a cluster
 //!   nothing         the first interface that is up and not loopback; else loopback
 //! ```
+//!
+//! Several of these with commas between them are rails, for data: see [`super::rails`]. Everything else happens on the first.
 #![forbid(unsafe_code)]
 
+use super::endpoint::MAX_RAILS;
 use crate::error::{Error, Result};
 use nix::net::if_::InterfaceFlags;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -30,8 +33,13 @@ struct Local {
     is_up: bool,
 }
 
-/// The address to listen on, from what `ROUNDEL_IFACE` says (see the top of this file).
+/// The address to listen on, from what `ROUNDEL_IFACE` says (see the top of this file). The first, where it says several.
 pub fn resolve(spec: Option<&str>) -> Result<IpAddr> {
+    resolve_all(spec).map(|addresses| addresses[0])
+}
+
+/// All of them, in order; at least one.
+pub fn resolve_all(spec: Option<&str>) -> Result<Vec<IpAddr>> {
     let interfaces = nix::ifaddrs::getifaddrs().map_err(|errno| Error::system("listing network interfaces", errno))?;
     let locals: Vec<Local> = interfaces
         .filter_map(|interface| {
@@ -43,8 +51,20 @@ pub fn resolve(spec: Option<&str>) -> Result<IpAddr> {
         })
         .collect();
     match spec.map(str::trim).filter(|spec| !spec.is_empty()) {
-        None => Ok(choose(&locals)),
-        Some(spec) => find(spec, &locals),
+        None => Ok(vec![choose(&locals)]),
+        Some(spec) => find_all(spec, &locals),
+    }
+}
+
+fn find_all(specs: &str, locals: &[Local]) -> Result<Vec<IpAddr>> {
+    let addresses = specs.split(',').map(|spec| find(spec.trim(), locals)).collect::<Result<Vec<_>>>()?;
+    if addresses.len() > MAX_RAILS {
+        return Err(Error::invalid(format!("ROUNDEL_IFACE={specs}: at most {MAX_RAILS} interfaces")));
+    }
+    let is_twin = |(index, address): (usize, &IpAddr)| addresses[..index].contains(address).then_some(*address);
+    match addresses.iter().enumerate().find_map(is_twin) {
+        Some(twin) => Err(Error::invalid(format!("ROUNDEL_IFACE={specs}: {twin} is named twice"))),
+        None => Ok(addresses),
     }
 }
 
@@ -236,6 +256,22 @@ mod tests {
             ("10.1.2.3/32", "10.1.2.3"),
         ] {
             assert_eq!(found(spec), Ok(address.into()), "{spec}");
+        }
+    }
+
+    #[test]
+    fn several_are_rails_in_the_order_given() {
+        let found = |specs| find_all(specs, &host()).map_err(|error| error.to_string());
+        let addresses = found("eth0, fd00::/8,127.0.0.2").unwrap();
+        assert_eq!(addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>(), ["10.1.2.3", "fd00:1::2", "127.0.0.2"]);
+        let many: Vec<String> = (2..11).map(|last| format!("127.0.0.{last}")).collect();
+        for (specs, reason) in [
+            ("eth0,eth1", "no interface of that name"),
+            ("eth0,", "no interface of that name"),
+            ("eth0,10.0.0.0/8", "10.1.2.3 is named twice"),
+            (&many.join(","), "at most 8"),
+        ] {
+            assert!(found(specs).unwrap_err().contains(reason), "{specs}");
         }
     }
 

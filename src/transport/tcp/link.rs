@@ -4,36 +4,27 @@
 //! ones wait in a queue until `flush`, or until a large one takes them along, so that a header and its payload cost one
 //! system call; a small `recv` in turn takes along a little of what follows it.
 //!
-//! One TCP connection moves as much as its window and one core allow; several move more. Then the stream of bytes is cut
-//! into stripes that go round the sockets. Both ends count the same stripes, so nothing needs a header:
+//! How they get across is told in [`super::stripes`] and, where there are several rails, in [`super::rails`].
 //!
-//! ```text
-//!   bytes     0        128 K      256 K      384 K      512 K
-//!   stream    |  stripe 0 |  stripe 1 |  stripe 2 |  stripe 3 | ...
-//!   socket         0           1           2           0            (three sockets)
-//! ```
-//!
-//! Where the link is protected, what is striped is not the bytes themselves but records of them ([`record`]), in each
+//! Where the link is protected, what gets across is not the bytes themselves but records of them ([`record`]), in each
 //! direction under the keys of the first connection: everything is copied once more on both ends, nothing else differs.
 #![forbid(unsafe_code)]
 
 use super::endpoint::Connection;
 use super::fifo::Fifo;
 use super::phase;
+use super::rails::{self, Keeper, Rail};
 use super::record::{self, Opener, Sealer, Tampered};
+use super::stripes::Stripes;
+use super::way::{In, Out};
 use crate::error::{Error, Result};
 use crate::memory::Span;
 use crate::transport::{Interest, Rx, Tx};
 use crate::types::Rank;
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
 use socket2::SockRef;
 use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, LazyLock};
 
-/// Bytes that go over one socket before it is the next one's turn.
-const STRIPE_BYTES: usize = 128 * 1024;
 /// What an end gathers, or receives for `arrived`.
 const FIFO_BYTES: usize = 256 * 1024;
 /// Pieces below this are gathered; a small `recv` looks this much ahead. Copying so little is cheaper than a system call.
@@ -46,23 +37,50 @@ const OPENER_BYTES: usize = 4 * record::MAX_PAYLOAD_BYTES;
 /// What the kernel may hold of one socket's stream in each direction.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
-/// Makes the two ends of this rank's side of a link to `peer`. The other side lists the same connections in the same
-/// order.
-pub(super) fn link(peer: Rank, connections: Vec<Connection>) -> Result<(TcpTx, TcpRx)> {
-    let (streams, sessions): (Vec<TcpStream>, Vec<_>) = connections.into_iter().unzip();
-    let session = sessions.into_iter().next().expect("a link has a socket");
-    let (sealer, opener) = session.split(OPENER_BYTES);
-    for stream in &streams {
-        // What is worth gathering has been gathered here; the kernel must not wait for more.
-        stream.set_nodelay(true).map_err(|error| Error::system("setting TCP_NODELAY", error))?;
-        avoid_pacing(stream);
-        enlarge_buffers(stream).map_err(|error| Error::system("setting the socket's buffers", error))?;
-    }
-    let streams: Arc<[TcpStream]> = streams.into();
-    let tx = TcpTx { stripes: Stripes::new(peer, streams.clone()), gathered: Fifo::new(FIFO_BYTES), sealer };
-    let stripes = Stripes::new(peer, streams);
-    let rx = TcpRx { stripes, early: Fifo::new(FIFO_BYTES), lent_bytes: 0, opener, ended: None };
+/// The connections of a link, in the order in which the other side has them too.
+pub(super) enum Strung {
+    /// Over one rail.
+    Stripes(Vec<Connection>),
+    /// Over those rails of several that stand, by their numbers; the last connection of each is for receipts.
+    Rails(Vec<(usize, Vec<Connection>)>, Arc<Keeper>),
+}
+
+/// Makes the two ends of this rank's side of a link to `peer`.
+pub(super) fn link(peer: Rank, strung: Strung) -> Result<(TcpTx, TcpRx)> {
+    let mut first = None;
+    // Both sides take the keys of the first connection.
+    let mut prepare = |(stream, session): Connection| {
+        first.get_or_insert(session);
+        prepare(&stream).map(|()| stream)
+    };
+    let (way_out, way_in) = match strung {
+        Strung::Stripes(connections) => {
+            let streams: Arc<[TcpStream]> = connections.into_iter().map(prepare).collect::<Result<_>>()?;
+            (Out::Stripes(Stripes::new(peer, streams.clone())), In::Stripes(Stripes::new(peer, streams)))
+        }
+        Strung::Rails(rails, keeper) => {
+            let rail = |(number, connections): (usize, Vec<Connection>)| {
+                let streams = connections.into_iter().map(&mut prepare);
+                let mut data = streams.map(|stream| stream.map(Arc::new)).collect::<Result<Vec<_>>>()?;
+                let receipts = data.pop().expect("a rail has a connection for receipts");
+                Ok(Rail { number, data, receipts })
+            };
+            let rails = rails.into_iter().map(rail).collect::<Result<_>>()?;
+            let (rails_out, rails_in) = rails::link(peer, rails, &keeper)?;
+            (Out::Rails(rails_out), In::Rails(rails_in))
+        }
+    };
+    let (sealer, opener) = first.expect("a link has a socket").split(OPENER_BYTES);
+    let tx = TcpTx { way: way_out, gathered: Fifo::new(FIFO_BYTES), sealer };
+    let rx = TcpRx { peer, way: way_in, early: Fifo::new(FIFO_BYTES), lent_bytes: 0, opener, ended: None };
     Ok((tx, rx))
+}
+
+fn prepare(stream: &TcpStream) -> Result<()> {
+    // What is worth gathering has been gathered here; the kernel must not wait for more.
+    stream.set_nodelay(true).map_err(|error| Error::system("setting TCP_NODELAY", error))?;
+    avoid_pacing(stream);
+    enlarge_buffers(stream).map_err(|error| Error::system("setting the socket's buffers", error))
 }
 
 /// Within a host there is nothing to congest, but a congestion control that paces (BBR) holds bytes back on timers there
@@ -93,122 +111,31 @@ fn enlarge_buffers(stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Which socket the stream of bytes has come to, in one direction.
-struct Stripes {
-    peer: Rank,
-    streams: Arc<[TcpStream]>,
-    at: usize,
-    left_bytes: usize,
-    stripe_bytes: usize,
-}
-
-impl Stripes {
-    fn new(peer: Rank, streams: Arc<[TcpStream]>) -> Stripes {
-        // A single socket never takes turns.
-        let stripe_bytes = if streams.len() == 1 { usize::MAX } else { STRIPE_BYTES };
-        Stripes { peer, streams, at: 0, left_bytes: stripe_bytes, stripe_bytes }
-    }
-
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.streams[self.at].as_fd()
-    }
-
-    fn raw_fd(&self) -> RawFd {
-        self.fd().as_raw_fd()
-    }
-
-    /// The leading part of `span` that belongs to this stripe, of which `before_bytes` are already spoken for.
-    fn here(&self, span: Span, before_bytes: usize) -> Span {
-        span.cut(0, span.len().min(self.left_bytes - before_bytes))
-    }
-
-    fn advance(&mut self, len_bytes: usize) {
-        self.left_bytes -= len_bytes;
-        if self.left_bytes == 0 {
-            self.at = (self.at + 1) % self.streams.len();
-            self.left_bytes = self.stripe_bytes;
-        }
-    }
-
-    /// Sends what the socket takes of `first` and then of `second`; 0 when it is full.
-    fn write(&mut self, first: Span, second: Span) -> Result<usize> {
-        let fd = self.fd();
-        self.moved(if first.is_empty() {
-            second.write_to_fd(fd)
-        } else if second.is_empty() {
-            first.write_to_fd(fd)
-        } else {
-            first.write_two_to_fd(second, fd)
-        })
-    }
-
-    /// Fills what the socket has of `first` and then of `second`; 0 when it is empty.
-    fn read(&mut self, first: Span, second: Span) -> Result<usize> {
-        let fd = self.fd();
-        let got = if second.is_empty() { first.read_from_fd(fd) } else { first.read_two_from_fd(second, fd) };
-        // No byte where some could come: the peer has finished.
-        self.moved(if got == Ok(0) { Err(Errno::ECONNRESET) } else { got })
-    }
-
-    /// Sends what the socket takes of `bytes`: all that it takes is less than `bytes` only when it is full.
-    fn write_bytes(&mut self, bytes: &[u8]) -> Result<usize> {
-        let mut sent_bytes = 0;
-        while sent_bytes < bytes.len() {
-            let end = bytes.len().min(sent_bytes + self.left_bytes.min(bytes.len()));
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            let sent = send(self.raw_fd(), &bytes[sent_bytes..end], flags);
-            match self.moved(sent)? {
-                0 => break,
-                more => sent_bytes += more,
-            }
-        }
-        Ok(sent_bytes)
-    }
-
-    /// Fills what the socket has of `room`; 0 when it is empty.
-    fn read_bytes(&mut self, room: &mut [u8]) -> Result<usize> {
-        let len_bytes = room.len().min(self.left_bytes);
-        let got = recv(self.raw_fd(), &mut room[..len_bytes], MsgFlags::MSG_DONTWAIT);
-        self.moved(if got == Ok(0) { Err(Errno::ECONNRESET) } else { got })
-    }
-
-    fn moved(&mut self, outcome: nix::Result<usize>) -> Result<usize> {
-        match outcome {
-            Ok(len_bytes) => {
-                self.advance(len_bytes);
-                Ok(len_bytes)
-            }
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(0),
-            Err(Errno::ECONNRESET | Errno::EPIPE) => Err(self.lost("closed its connection".into())),
-            Err(errno) => Err(self.lost(format!("cannot be reached any more ({})", errno.desc()))),
-        }
-    }
-
-    fn lost(&self, what: String) -> Error {
-        Error::PeerLost { suspects: vec![self.peer], what, during: None }
-    }
-
-    fn tampered(&self, how: Tampered) -> Error {
-        let [from, to] = [self.streams[0].peer_addr(), self.streams[0].local_addr()]
-            .map(|addr| addr.map_or_else(|_| "?".to_string(), |addr| addr.to_string()));
-        let what = format!("sent bytes that arrived changed: {how} on the link from {from} to {to}");
-        Error::Corrupted { suspects: vec![self.peer], what, during: None }
-    }
-}
-
 /// The sending end of a link over TCP.
 pub struct TcpTx {
-    stripes: Stripes,
+    way: Out,
     gathered: Fifo,
     /// Where the link is protected: the record on its way.
     sealer: Option<Sealer>,
 }
 
 impl TcpTx {
-    /// The socket that [`Tx::interest`] names, for tests: they may not make one from a number.
+    /// What [`Tx::interest`] names, for tests: they may not make one from a number.
     #[cfg(test)]
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.stripes.fd()
+    pub(super) fn fd(&self) -> std::os::fd::OwnedFd {
+        match &self.way {
+            Out::Stripes(stripes) => stripes.fd().try_clone_to_owned().unwrap(),
+            Out::Rails(rails) => rails.fd(),
+        }
+    }
+
+    /// Its rails, for tests.
+    #[cfg(test)]
+    pub(super) fn rails(&self) -> &rails::RailsOut {
+        match &self.way {
+            Out::Rails(rails) => rails,
+            Out::Stripes(_) => panic!("a link over one rail"),
+        }
     }
 
     /// Writes what was gathered and then `from`, as far as the socket takes it: how much of `from` went.
@@ -219,14 +146,14 @@ impl TcpTx {
         let mut taken_bytes = 0;
         loop {
             let pending = self.gathered.pending();
-            let first = self.stripes.here(pending, 0);
+            let first = self.way.here(pending, 0);
             let rest = from.from(taken_bytes);
-            let second = if first == pending { self.stripes.here(rest, first.len()) } else { Span::EMPTY };
+            let second = if first == pending { self.way.here(rest, first.len()) } else { Span::EMPTY };
             let offered_bytes = first.len() + second.len();
             if offered_bytes == 0 {
                 return Ok(taken_bytes);
             }
-            let sent_bytes = self.stripes.write(first, second)?;
+            let sent_bytes = self.way.write(first, second)?;
             let of_first = sent_bytes.min(first.len());
             self.gathered.pop(of_first);
             taken_bytes += sent_bytes - of_first;
@@ -240,10 +167,10 @@ impl TcpTx {
 impl TcpTx {
     /// [`TcpTx::write`] where the link is protected: what is in a record on its way counts as gone.
     fn write_records(&mut self, from: Span) -> Result<usize> {
-        let TcpTx { stripes, gathered, sealer: Some(sealer) } = self else { return Ok(0) };
+        let TcpTx { way, gathered, sealer: Some(sealer) } = self else { return Ok(0) };
         let mut taken_bytes = 0;
         loop {
-            let sent_bytes = stripes.write_bytes(sealer.pending())?;
+            let sent_bytes = way.write_bytes(sealer.pending())?;
             sealer.sent(sent_bytes);
             let (early, late) = (gathered.pending(), from.from(taken_bytes));
             let of_early = early.len().min(record::MAX_PAYLOAD_BYTES);
@@ -306,17 +233,23 @@ impl Tx for TcpTx {
 
     fn flush(&mut self) -> Result<bool> {
         self.write(Span::EMPTY)?;
-        Ok(self.gathered.pending().is_empty() && !self.has_sealed())
+        Ok(self.way.flush()? && self.gathered.pending().is_empty() && !self.has_sealed())
     }
 
     fn interest(&self) -> Option<Interest> {
-        Some(Interest { fd: self.stripes.raw_fd(), readable: false, writable: true })
+        Some(self.way.interest())
     }
+}
+
+fn tampered(peer: Rank, ends: &str, how: Tampered) -> Error {
+    let what = format!("sent bytes that arrived changed: {how} on {ends}");
+    Error::Corrupted { suspects: vec![peer], what, during: None }
 }
 
 /// The receiving end of a link over TCP.
 pub struct TcpRx {
-    stripes: Stripes,
+    peer: Rank,
+    way: In,
     /// Received, and not yet where it belongs.
     early: Fifo,
     /// Given out by `arrived` and not released: must stay where it is.
@@ -328,10 +261,13 @@ pub struct TcpRx {
 }
 
 impl TcpRx {
-    /// The socket that [`Rx::interest`] names, for tests.
+    /// What [`Rx::interest`] names, for tests.
     #[cfg(test)]
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.stripes.fd()
+    pub(super) fn fd(&self) -> std::os::fd::OwnedFd {
+        match &self.way {
+            In::Stripes(stripes) => stripes.fd().try_clone_to_owned().unwrap(),
+            In::Rails(rails) => rails.fd(),
+        }
     }
 
     /// Reads into `first` and then into `second`, both of this stripe. An end of the stream is remembered for when all
@@ -340,7 +276,7 @@ impl TcpRx {
         if self.ended.is_some() {
             return 0;
         }
-        self.stripes.read(first, second).unwrap_or_else(|error| {
+        self.way.read(first, second).unwrap_or_else(|error| {
             self.ended = Some(error);
             0
         })
@@ -349,12 +285,12 @@ impl TcpRx {
     /// Fills `into` from opened records as far as they come. An end of the stream, or a record that was changed, is
     /// remembered for when all before it is delivered.
     fn read_records(&mut self, into: Span) -> usize {
-        let TcpRx { stripes, opener: Some(opener), ended, .. } = self else { return 0 };
+        let TcpRx { peer, way, opener: Some(opener), ended, .. } = self else { return 0 };
         let mut taken_bytes = 0;
         while taken_bytes < into.len() && ended.is_none() {
             let rest = into.from(taken_bytes);
             let step = match opener.opened() {
-                Ok([]) => stripes.read_bytes(opener.room()).map(|got_bytes| {
+                Ok([]) => way.read_bytes(opener.room()).map(|got_bytes| {
                     opener.received(got_bytes);
                     got_bytes > 0
                 }),
@@ -365,7 +301,7 @@ impl TcpRx {
                     taken_bytes += len_bytes;
                     Ok(true)
                 }
-                Err(how) => Err(stripes.tampered(how)),
+                Err(how) => Err(tampered(*peer, &way.ends(), how)),
             };
             match step {
                 Ok(true) => {}
@@ -387,7 +323,7 @@ impl TcpRx {
         while self.early.pending().len() < wanted_bytes {
             let missing_bytes = (wanted_bytes - self.early.pending().len()).max(SMALL_BYTES);
             let room = self.early.room();
-            let room = self.stripes.here(room.cut(0, room.len().min(missing_bytes)), 0);
+            let room = self.way.here(room.cut(0, room.len().min(missing_bytes)), 0);
             let got_bytes = self.read(room, Span::EMPTY);
             self.early.push(got_bytes);
             if got_bytes < room.len() {
@@ -440,9 +376,9 @@ impl Rx for TcpRx {
         }
         // From here on nothing is early, unless the last read of the loop makes it so.
         while taken_bytes < end {
-            let rest = self.stripes.here(into.cut(taken_bytes, end - taken_bytes), 0);
+            let rest = self.way.here(into.cut(taken_bytes, end - taken_bytes), 0);
             let ahead = if rest.len() < SMALL_BYTES { self.early.room().cut(0, SMALL_BYTES) } else { Span::EMPTY };
-            let got_bytes = self.read(rest, self.stripes.here(ahead, rest.len()));
+            let got_bytes = self.read(rest, self.way.here(ahead, rest.len()));
             let of_rest = got_bytes.min(rest.len());
             self.early.push(got_bytes - of_rest);
             taken_bytes += of_rest;
@@ -454,6 +390,6 @@ impl Rx for TcpRx {
     }
 
     fn interest(&self) -> Option<Interest> {
-        Some(Interest { fd: self.stripes.raw_fd(), readable: true, writable: false })
+        Some(self.way.interest())
     }
 }

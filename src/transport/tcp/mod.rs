@@ -13,10 +13,13 @@
 //!     dial      the other side of that: calls until somebody answers
 //!   record      protected bytes: checksums and encryption
 //!   link        the two ends of a link over one or more connections
+//!     way       how its bytes get across, one of these:
+//!     stripes   over one interface: by turns over its sockets
+//!     rails     over several interfaces: to whichever has room, and round those that die
 //!     fifo      bytes between the caller's memory and a socket
 //!     phase     where in a page they should begin
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod dial;
 pub mod digest;
@@ -30,17 +33,20 @@ pub mod interface;
 pub mod link;
 mod phase;
 pub mod porch;
+pub mod rails;
 pub mod record;
 pub mod secret;
 pub mod session;
+mod stripes;
 #[cfg(test)]
 mod tamper_tests;
 pub mod terms;
 #[cfg(test)]
 mod tests;
+mod way;
 
 pub use dial::Persistence;
-pub use endpoint::{Callee, Endpoint, Identity, LinkKey, LinkSide};
+pub use endpoint::{Callee, Endpoint, Identity, LinkKey, LinkSide, Strands};
 pub use interface::PortRange;
 pub use link::{TcpRx, TcpTx};
 pub use secret::Secret;

@@ -50,7 +50,7 @@ fn middleman(target: SocketAddr, change: impl FnMut(usize, &mut [u8]) + Send + '
 
 fn endpoint(guard: Guard) -> Arc<Endpoint> {
     let identity = Identity { secret: Secret::from_bytes([1; 32]), job: [3; 16], rank: 1, process: 5, guard };
-    Endpoint::listen(V4, None, identity).unwrap()
+    Endpoint::listen(&[V4], None, identity).unwrap()
 }
 
 /// Rank 1 sends `total_bytes` to rank 0 through somebody who flips a bit of the `at`-th byte of what it sends, the
@@ -61,7 +61,7 @@ fn flipped(guard: Guard, at: usize, total_bytes: usize) -> (Vec<u8>, Option<Erro
     let never = || None;
     let deadline = Instant::now() + PATIENT;
     let side = |me, peer| LinkSide { comm: 7, epoch: 0, me, peer, channel: 0 };
-    let evil = middleman(one.addr(), move |begins, piece| {
+    let evil = middleman(one.addrs()[0], move |begins, piece| {
         if let Some(byte) = at.checked_sub(begins).and_then(|at| piece.get_mut(at)) {
             *byte ^= 0x10;
         }
@@ -70,9 +70,14 @@ fn flipped(guard: Guard, at: usize, total_bytes: usize) -> (Vec<u8>, Option<Erro
     let sending = thread::spawn(move || {
         // Relaxed: nothing but the flag itself is passed on.
         let cancelled = || is_over.load(Ordering::Relaxed).then(|| Error::bootstrap("rank 0 got nowhere"));
-        let Ok((mut tx, _rx)) =
-            one.connect(Callee { addr: evil, rank: 0, process: 5 }, side(1, 0), 1, false, deadline, &cancelled)
-        else {
+        let Ok((mut tx, _rx)) = one.connect(
+            &Callee { addrs: vec![evil], rank: 0, process: 5 },
+            side(1, 0),
+            Strands::sockets(1),
+            false,
+            deadline,
+            &cancelled,
+        ) else {
             return;
         };
         let block = Block::new(total_bytes);
@@ -89,8 +94,14 @@ fn flipped(guard: Guard, at: usize, total_bytes: usize) -> (Vec<u8>, Option<Erro
             }
         }
     });
-    let outcome = match zero.connect(Callee { addr: evil, rank: 1, process: 5 }, side(0, 1), 1, true, deadline, &never)
-    {
+    let outcome = match zero.connect(
+        &Callee { addrs: vec![evil], rank: 1, process: 5 },
+        side(0, 1),
+        Strands::sockets(1),
+        true,
+        deadline,
+        &never,
+    ) {
         Err(error) => (Vec::new(), Some(error)),
         Ok((_tx, mut rx)) => {
             let mut got = Vec::new();

@@ -8,61 +8,64 @@ use crate::transport::{Interest, Rx, Tx};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const PATIENT: Duration = Duration::from_secs(30);
-const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub(super) const PATIENT: Duration = Duration::from_secs(30);
+pub(super) const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
-type Ends = (TcpTx, TcpRx);
+pub(super) type Ends = (TcpTx, TcpRx);
 
-fn within(timeout: Duration) -> Instant {
+pub(super) fn within(timeout: Duration) -> Instant {
     Instant::now() + timeout
 }
 
-fn never() -> Option<Error> {
+pub(super) fn never() -> Option<Error> {
     None
 }
 
-fn side(me: usize, peer: usize) -> LinkSide {
+pub(super) fn side(me: usize, peer: usize) -> LinkSide {
     LinkSide { comm: 7, epoch: 0, me, peer, channel: 2 }
 }
 
-fn identity(secret: u8, guard: Guard) -> Identity {
+pub(super) fn identity(secret: u8, guard: Guard) -> Identity {
     Identity { secret: Secret::from_bytes([secret; 32]), job: [3; 16], rank: 1, process: 5, guard }
 }
 
 fn endpoint(bind: IpAddr, secret: u8) -> Arc<Endpoint> {
-    Endpoint::listen(bind, None, identity(secret, Guard::Plain)).unwrap()
+    Endpoint::listen(&[bind], None, identity(secret, Guard::Plain)).unwrap()
 }
 
 fn guarded_endpoint(bind: IpAddr, guard: Guard) -> Arc<Endpoint> {
-    Endpoint::listen(bind, None, identity(1, guard)).unwrap()
+    Endpoint::listen(&[bind], None, identity(1, guard)).unwrap()
 }
 
 /// How to call the rank behind one of these endpoints: all say that they are rank 1.
 fn at(addr: SocketAddr) -> Callee {
-    Callee { addr, rank: 1, process: 5 }
+    Callee { addrs: vec![addr], rank: 1, process: 5 }
 }
 
 /// Rank 0's ends and rank 1's ends of a link between the two endpoints; rank 0 dials.
-fn connect(zero: &Endpoint, one: &Endpoint, sockets: usize) -> (Result<Ends>, Result<Ends>) {
+fn connect(zero: &Endpoint, one: &Endpoint, sockets: u8) -> (Result<Ends>, Result<Ends>) {
     thread::scope(|scope| {
-        let dialling = scope.spawn(|| zero.connect(at(one.addr()), side(0, 1), sockets, true, within(PATIENT), &never));
-        let waiting = one.connect(at(zero.addr()), side(1, 0), sockets, false, within(PATIENT), &never);
+        let dialling = scope.spawn(|| {
+            zero.connect(&at(one.addrs()[0]), side(0, 1), Strands::sockets(sockets), true, within(PATIENT), &never)
+        });
+        let waiting =
+            one.connect(&at(zero.addrs()[0]), side(1, 0), Strands::sockets(sockets), false, within(PATIENT), &never);
         (dialling.join().unwrap(), waiting)
     })
 }
 
-fn linked(bind: IpAddr, sockets: usize) -> (Ends, Ends) {
+fn linked(bind: IpAddr, sockets: u8) -> (Ends, Ends) {
     linked_under(Guard::Plain, bind, sockets)
 }
 
-fn linked_under(guard: Guard, bind: IpAddr, sockets: usize) -> (Ends, Ends) {
+fn linked_under(guard: Guard, bind: IpAddr, sockets: u8) -> (Ends, Ends) {
     let (zero, one) = connect(&guarded_endpoint(bind, guard), &guarded_endpoint(bind, guard), sockets);
     (zero.unwrap(), one.unwrap())
 }
@@ -81,10 +84,10 @@ fn has_ipv6() -> bool {
 }
 
 /// A small generator of numbers that do not repeat soon (splitmix64).
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn below(&mut self, end: usize) -> usize {
+    pub(super) fn below(&mut self, end: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         ((mixed ^ (mixed >> 27)) % end as u64) as usize
@@ -98,11 +101,11 @@ impl Dice {
 }
 
 /// The byte at `at` of the stream that `rank` sends.
-fn byte(rank: usize, at: usize) -> u8 {
+pub(super) fn byte(rank: usize, at: usize) -> u8 {
     ((at as u64 ^ ((rank as u64) << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
 }
 
-fn expect(span: Span, rank: usize, at: usize) {
+pub(super) fn expect(span: Span, rank: usize, at: usize) {
     let mut bytes = vec![0; span.len()];
     span.read(&mut bytes);
     if let Some(wrong) = bytes.iter().enumerate().position(|(i, found)| *found != byte(rank, at + i)) {
@@ -111,18 +114,18 @@ fn expect(span: Span, rank: usize, at: usize) {
 }
 
 /// Sleeps until the sender can send or the receiver can receive, whichever of the two still has to.
-fn sleep_on(tx: Option<&TcpTx>, rx: Option<&TcpRx>) {
-    let mut fds = Vec::new();
-    if let Some(tx) = tx {
-        let fd = tx.fd();
-        assert_eq!(tx.interest(), Some(Interest { fd: fd.as_raw_fd(), readable: false, writable: true }));
-        fds.push(PollFd::new(fd, PollFlags::POLLOUT));
-    }
-    if let Some(rx) = rx {
-        let fd = rx.fd();
-        assert_eq!(rx.interest(), Some(Interest { fd: fd.as_raw_fd(), readable: true, writable: false }));
-        fds.push(PollFd::new(fd, PollFlags::POLLIN));
-    }
+pub(super) fn sleep_on(tx: Option<&TcpTx>, rx: Option<&TcpRx>) {
+    let wanted = |interest: Option<Interest>| match interest.expect("a socket link has an interest") {
+        Interest { readable: true, writable: false, .. } => PollFlags::POLLIN,
+        Interest { readable: false, writable: true, .. } => PollFlags::POLLOUT,
+        both_or_none => panic!("{both_or_none:?}"),
+    };
+    let waits: Vec<_> = tx
+        .map(|tx| (wanted(tx.interest()), tx.fd()))
+        .into_iter()
+        .chain(rx.map(|rx| (wanted(rx.interest()), rx.fd())))
+        .collect();
+    let mut fds: Vec<_> = waits.iter().map(|(wanted, fd)| PollFd::new(fd.as_fd(), *wanted)).collect();
     assert!(poll(&mut fds, PollTimeout::try_from(PATIENT).unwrap()).unwrap() > 0, "nothing moved for {PATIENT:?}");
 }
 
@@ -173,7 +176,7 @@ fn receive_some(rx: &mut TcpRx, dice: &mut Dice, peer: usize, at: usize, end: us
 }
 
 /// Sends `total_bytes` and receives as many, both at once, in slices that the seed decides.
-fn exchange((mut tx, mut rx): Ends, me: usize, total_bytes: usize, seed: u64) -> Ends {
+pub(super) fn exchange((mut tx, mut rx): Ends, me: usize, total_bytes: usize, seed: u64) -> Ends {
     let mut dice = Dice(seed + me as u64);
     let (mut sent, mut received, mut is_flushed) = (0, 0, true);
     while received < total_bytes || sent < total_bytes || !is_flushed {
@@ -195,7 +198,7 @@ fn exchange((mut tx, mut rx): Ends, me: usize, total_bytes: usize, seed: u64) ->
     (tx, rx)
 }
 
-fn exchange_over(guard: Guard, bind: IpAddr, sockets: usize, total_bytes: usize) {
+fn exchange_over(guard: Guard, bind: IpAddr, sockets: u8, total_bytes: usize) {
     let (zero, one) = linked_under(guard, bind, sockets);
     let other = thread::spawn(move || exchange(one, 1, total_bytes, 99));
     let (_tx, mut rx) = exchange(zero, 0, total_bytes, 99);
@@ -204,7 +207,7 @@ fn exchange_over(guard: Guard, bind: IpAddr, sockets: usize, total_bytes: usize)
     wait_for_end(&mut rx, 1);
 }
 
-fn wait_for_end(rx: &mut TcpRx, peer: usize) {
+pub(super) fn wait_for_end(rx: &mut TcpRx, peer: usize) {
     let block = Block::new(8);
     loop {
         match rx.recv(block.span()) {
@@ -342,8 +345,12 @@ fn sending_to_a_peer_that_left_is_an_error() {
 fn an_endpoint_of_another_job_is_refused_at_once() {
     let (zero, one) = (endpoint(V4, 1), endpoint(V4, 2));
     let started = Instant::now();
-    let refused = zero.connect(at(one.addr()), side(0, 1), 1, true, within(PATIENT), &never).err().unwrap().to_string();
-    assert!(refused.contains("another job") && refused.contains(&one.addr().to_string()), "{refused}");
+    let refused = zero
+        .connect(&at(one.addrs()[0]), side(0, 1), Strands::sockets(1), true, within(PATIENT), &never)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(refused.contains("another job") && refused.contains(&one.addrs()[0].to_string()), "{refused}");
     assert!(started.elapsed() < PATIENT / 2);
 }
 
@@ -353,7 +360,7 @@ fn strangers_at_the_door_do_not_keep_ranks_out() {
     let mut dice = Dice(5);
     let mut strangers = Vec::new();
     for i in 0..200 {
-        let mut stranger = TcpStream::connect(one.addr()).unwrap();
+        let mut stranger = TcpStream::connect(one.addrs()[0]).unwrap();
         if i % 4 == 0 {
             let noise: Vec<u8> = (0..200).map(|_| dice.below(256) as u8).collect();
             // It may have been thrown out already.
@@ -382,10 +389,11 @@ fn strangers_at_the_door_do_not_keep_ranks_out() {
 #[test]
 fn nobody_dials_nobody_listens_and_both_end_at_the_deadline_naming_the_rank() {
     let zero = endpoint(V4, 1);
-    let gone = endpoint(own_address(1), 1).addr();
+    let gone = endpoint(own_address(1), 1).addrs()[0];
     for me_connects in [true, false] {
         let deadline = within(Duration::from_millis(120));
-        let error = zero.connect(at(gone), side(0, 1), 1, me_connects, deadline, &never).err().unwrap();
+        let error =
+            zero.connect(&at(gone), side(0, 1), Strands::sockets(1), me_connects, deadline, &never).err().unwrap();
         assert!(Instant::now() >= deadline);
         assert!(matches!(&error, Error::Bootstrap { missing, .. } if missing == &[1]), "{error}");
     }
@@ -395,14 +403,16 @@ fn nobody_dials_nobody_listens_and_both_end_at_the_deadline_naming_the_rank() {
 fn a_silent_listener_ends_the_dial_at_the_deadline() {
     let silent = TcpListener::bind((V4, 0)).unwrap();
     let deadline = within(Duration::from_millis(120));
-    let error = endpoint(V4, 1).connect(at(silent.local_addr().unwrap()), side(0, 1), 1, true, deadline, &never).err();
+    let error = endpoint(V4, 1)
+        .connect(&at(silent.local_addr().unwrap()), side(0, 1), Strands::sockets(1), true, deadline, &never)
+        .err();
     assert!(matches!(&error, Some(Error::Bootstrap { missing, .. }) if missing == &[1]), "{error:?}");
 }
 
 #[test]
 fn a_rank_that_listens_late_is_found() {
     let zero = endpoint(V4, 1);
-    let addr = endpoint(own_address(3), 1).addr();
+    let addr = endpoint(own_address(3), 1).addrs()[0];
     thread::scope(|scope| {
         let (refused, was_refused) = std::sync::mpsc::channel();
         let dialling = scope.spawn(move || {
@@ -411,13 +421,13 @@ fn a_rank_that_listens_late_is_found() {
                 let _ = refused.send(());
                 None
             };
-            zero.connect(at(addr), side(0, 1), 1, true, within(PATIENT), &asked).map(|_| zero)
+            zero.connect(&at(addr), side(0, 1), Strands::sockets(1), true, within(PATIENT), &asked).map(|_| zero)
         });
         // Asked several times: so it was refused, and tries again.
         was_refused.iter().take(10).for_each(drop);
         let ports = addr.port().to_string().parse().unwrap();
-        let one = Endpoint::listen(addr.ip(), Some(ports), identity(1, Guard::Plain)).unwrap();
-        one.connect(at(addr), side(1, 0), 1, false, within(PATIENT), &never).unwrap();
+        let one = Endpoint::listen(&[addr.ip()], Some(ports), identity(1, Guard::Plain)).unwrap();
+        one.connect(&at(addr), side(1, 0), Strands::sockets(1), false, within(PATIENT), &never).unwrap();
         dialling.join().unwrap().unwrap();
     });
 }
@@ -425,7 +435,7 @@ fn a_rank_that_listens_late_is_found() {
 #[test]
 fn waiting_and_dialling_can_be_cancelled() {
     let zero = endpoint(V4, 1);
-    let gone = endpoint(own_address(2), 1).addr();
+    let gone = endpoint(own_address(2), 1).addrs()[0];
     for me_connects in [true, false] {
         let is_over = AtomicBool::new(false);
         let asked = std::sync::Barrier::new(2);
@@ -440,8 +450,9 @@ fn waiting_and_dialling_can_be_cancelled() {
             is_over.load(Ordering::Relaxed).then(|| reason.clone())
         };
         thread::scope(|scope| {
-            let waiting =
-                scope.spawn(|| zero.connect(at(gone), side(0, 1), 1, me_connects, within(PATIENT), &cancelled));
+            let waiting = scope.spawn(|| {
+                zero.connect(&at(gone), side(0, 1), Strands::sockets(1), me_connects, within(PATIENT), &cancelled)
+            });
             asked.wait();
             // Relaxed: as above.
             is_over.store(true, Ordering::Relaxed);
@@ -454,23 +465,35 @@ fn waiting_and_dialling_can_be_cancelled() {
 #[test]
 fn links_of_a_closed_communicator_are_dropped_and_late_ones_refused() {
     let (zero, one) = (endpoint(V4, 1), endpoint(V4, 1));
-    let (_, mut parked) = zero.connect(at(one.addr()), side(0, 1), 1, true, within(PATIENT), &never).unwrap();
+    let (_, mut parked) =
+        zero.connect(&at(one.addrs()[0]), side(0, 1), Strands::sockets(1), true, within(PATIENT), &never).unwrap();
     one.forget(7);
     wait_for_end(&mut parked, 1);
-    let refused = zero.connect(at(one.addr()), side(0, 1), 1, true, within(PATIENT), &never).err().unwrap().to_string();
+    let refused = zero
+        .connect(&at(one.addrs()[0]), side(0, 1), Strands::sockets(1), true, within(PATIENT), &never)
+        .err()
+        .unwrap()
+        .to_string();
     assert!(refused.contains("that communicator is closed"), "{refused}");
     let other = LinkSide { comm: 8, ..side(0, 1) };
-    assert!(zero.connect(at(one.addr()), other, 1, true, within(PATIENT), &never).is_ok());
+    assert!(zero.connect(&at(one.addrs()[0]), other, Strands::sockets(1), true, within(PATIENT), &never).is_ok());
 }
 
 #[test]
 fn ranks_that_disagree_about_the_sockets_are_told() {
     let (zero, one) = (endpoint(V4, 1), endpoint(V4, 1));
-    let _ends = zero.connect(at(one.addr()), side(0, 1), 2, true, within(PATIENT), &never).unwrap();
-    let error = one.connect(at(zero.addr()), side(1, 0), 3, false, within(PATIENT), &never).err().unwrap().to_string();
-    assert!(error.contains("rank 0 makes links of 2 sockets, rank 1 of 3"), "{error}");
-    for sockets in [0, 256] {
-        let error = zero.connect(at(one.addr()), side(0, 1), sockets, true, within(PATIENT), &never).err();
+    let _ends =
+        zero.connect(&at(one.addrs()[0]), side(0, 1), Strands::sockets(2), true, within(PATIENT), &never).unwrap();
+    let error = one
+        .connect(&at(zero.addrs()[0]), side(1, 0), Strands::sockets(3), false, within(PATIENT), &never)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("rank 0 makes links of 2 sockets, rank 1 of 3 sockets"), "{error}");
+    for sockets in [0, 17] {
+        let error = zero
+            .connect(&at(one.addrs()[0]), side(0, 1), Strands::sockets(sockets), true, within(PATIENT), &never)
+            .err();
         assert!(matches!(error, Some(Error::Invalid { .. })));
     }
 }
@@ -493,9 +516,9 @@ fn two_hundred_endpoints_leave_no_thread_and_no_descriptor() {
     let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
     let cycle = || {
         let (zero, one) = (endpoint(V4, 1), endpoint(V4, 1));
-        let stranger = TcpStream::connect(one.addr()).unwrap();
+        let stranger = TcpStream::connect(one.addrs()[0]).unwrap();
         let (ends_of_zero, ends_of_one) = connect(&zero, &one, 2);
-        let parked = zero.connect(at(one.addr()), side(0, 5), 1, true, within(PATIENT), &never);
+        let parked = zero.connect(&at(one.addrs()[0]), side(0, 5), Strands::sockets(1), true, within(PATIENT), &never);
         drop((zero, one));
         drop((stranger, parked.unwrap(), ends_of_zero.unwrap(), ends_of_one.unwrap()));
     };
@@ -514,7 +537,7 @@ fn two_hundred_endpoints_leave_no_thread_and_no_descriptor() {
 
 #[test]
 fn an_endpoint_says_where_it_is() {
-    let addr: SocketAddr = endpoint(V4, 1).addr();
+    let addr: SocketAddr = endpoint(V4, 1).addrs()[0];
     assert_eq!(addr.ip(), V4);
     assert_ne!(addr.port(), 0);
 }

@@ -153,7 +153,7 @@ fn dripping_bytes_does_not_extend_the_deadline() {
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let dripper = thread::spawn(move || {
         // Never more than a start of the first frame: at most 51 bytes, each well within any per-read timeout.
-        for byte in b"RNDL\0\x02\0\0\x30".iter().chain([0; 42].iter()) {
+        for byte in b"RNDL\0\x03\0\0\x30".iter().chain([0; 42].iter()) {
             if dialled.write_all(&[*byte]).is_err() || stopped.recv_timeout(SHORT / 10).is_ok() {
                 return;
             }
@@ -167,7 +167,7 @@ fn dripping_bytes_does_not_extend_the_deadline() {
 
 #[test]
 fn a_cut_short_frame_and_a_web_browser_are_errors_at_once() {
-    for (sent, expected) in [(&b"RNDL\0\x02"[..], "closed the connection"), (b"GET / HTTP/1.1", "does not speak")] {
+    for (sent, expected) in [(&b"RNDL\0\x03"[..], "closed the connection"), (b"GET / HTTP/1.1", "does not speak")] {
         let (mut dialled, accepted) = pair();
         dialled.write_all(sent).unwrap();
         drop(dialled);

@@ -17,6 +17,7 @@ DDP, FSDP, functional collectives and DTensor. Some of it deserves a word:
   then. Calls that are refused before anything was sent raise :class:`roundel.InvalidArgument` on the rank that made them.
 - A group's timeout is the one it was made with, or what ``torch.distributed.set_timeout`` lowers it to.
 - ``ROUNDEL_*`` variables apply (``ROUNDEL_REPRODUCIBLE``, ``ROUNDEL_IFACE``, ...), but for the timeouts, which are torch's.
+  ``ROUNDEL_IFACE=eth0,eth1`` makes links between hosts go over both interfaces.
 """
 
 from __future__ import annotations
