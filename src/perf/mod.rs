@@ -35,6 +35,7 @@ use crate::{Communicator, Options};
 use report::Report;
 use settings::Settings;
 use start::{Crew, Failure};
+use std::io::Write;
 use std::process::ExitCode;
 use sweep::Outcome;
 
@@ -57,7 +58,9 @@ pub fn main(collective: Collective) -> ExitCode {
 fn finish(program: &str, outcome: std::result::Result<ExitCode, Failure>) -> ExitCode {
     outcome.unwrap_or_else(|Failure { rank, error }| {
         let rank = rank.map_or(String::new(), |rank| format!(" rank {rank}:"));
-        eprintln!("{program}:{rank} {error}");
+        // In one piece: the other ranks may be saying something too.
+        let line = format!("{program}:{rank} {error}\n");
+        _ = std::io::stderr().write_all(line.as_bytes());
         let usage = matches!(error, Error::Invalid { .. });
         ExitCode::from(if usage { BAD_USAGE } else { FAILED })
     })

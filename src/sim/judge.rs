@@ -182,7 +182,9 @@ impl Judge {
         *self.tally.failed.entry(kind).or_default() += 1;
         // Who makes a call that nobody else makes, or wakes up late, finds that the others have left in good order.
         let is_late = slip.is_some() || self.blamed.contains(&session.members[session.me]);
-        let is_absent = |member: &Rank| is_late && self.left.contains(member);
+        // And a goodbye that the root did not live to pass on was heard by nobody: who said it passes for dead.
+        let is_unheard = self.tally.root_deaths > 0;
+        let is_absent = |member: &Rank| (is_late || is_unheard) && self.left.contains(member);
         // So has who slept for long, and has not found out yet.
         let me = &session.members[session.me];
         let is_outcast = self.outcasts.contains(me) || self.thawed.contains_key(me);
