@@ -106,6 +106,6 @@ pub use bootstrap::UniqueId;
 pub use comm::{Buffer, Communicator, Explanation, Failed, Group, Options, Owned, Tune, Work};
 pub use element::{Element, F8E4M3, F8E5M2};
 pub use engine::{Call, Counts};
-pub use error::{Error, OpId, Result, Signature};
+pub use error::{BufferState, Error, OpId, Result, Signature};
 pub use topology::TransportChoice;
 pub use types::{Collective, DType, Rank, ReduceOp, Scalar};

@@ -135,6 +135,7 @@ pub(super) fn wait(lane: &mut Lane, task: &mut Task, on: Rank, signal: u32) -> R
             mine: Box::new(task.signature),
             other: on,
             theirs: Box::new(theirs),
+            during: None,
         });
     }
     if read + 2 < lane.settings.neighbours().len() {
@@ -179,7 +180,11 @@ fn agree(lane: &mut Lane, task: &mut Task) -> Result<Waited> {
         task.bases.set_peer(rank, input, output);
     }
     if !shared.enter() {
-        return Err(Error::Aborted { by: lane.settings.me, reason: "a rank of this host has failed".into() });
+        return Err(Error::Aborted {
+            by: lane.settings.me,
+            reason: "a rank of this host has failed".into(),
+            during: None,
+        });
     }
     task.inside = true;
     Ok(Waited::Seen)
