@@ -72,6 +72,7 @@
 //! `ROUNDEL_STORE=etcd://..`; without it that setting is refused. `sim` brings the module `sim`, the deterministic simulation of
 //! engine and control plane, and its program `roundel-sim`.
 
+mod bare;
 pub mod bootstrap;
 #[cfg(feature = "tools")]
 pub mod chaos;

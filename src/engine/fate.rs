@@ -2,6 +2,7 @@
 //! thread, a broken link, a deadline), read by every wait.
 #![forbid(unsafe_code)]
 
+use crate::bare::IS_BARE;
 use crate::error::{Error, Result};
 use crate::types::Rank;
 use std::sync::Mutex;
@@ -33,6 +34,12 @@ impl Fate {
         // Release: pairs with the Acquire in `check`; whoever sees the flag finds the error.
         self.failed.store(true, Ordering::Release);
         first
+    }
+
+    /// [`Fate::check`], as whoever waits does it between two looks.
+    #[inline]
+    pub(super) fn watch(&self) -> Result<()> {
+        if IS_BARE { Ok(()) } else { self.check() }
     }
 
     /// `Ok` while the communicator lives; afterwards its error.
