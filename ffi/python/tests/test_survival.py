@@ -64,8 +64,7 @@ def test_the_rest_shrink_agree_and_grow():
     threads(3, body, timeout_ms=60_000)
 
 
-def test_one_rank_invites_others(job, monkeypatch):  # noqa: F811
-    monkeypatch.delenv("ROUNDEL_UNIQUE_ID", raising=False)
+def test_one_rank_invites_others():
     with roundel.Communicator.from_env(iface="lo") as alone:
         assert alone.world == 1 and alone.grow() is None
         invitation = alone.invitation()
