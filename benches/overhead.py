@@ -19,7 +19,7 @@ import subprocess
 import sys
 
 CASES = [(transport, ranks, size) for transport in ("shm", "tcp") for ranks in (2, 4) for size in ("8", "1M")]
-ITERATIONS = {"8": 10_000, "1M": 200}
+ITERATIONS = {("shm", "8"): 20_000, ("shm", "1M"): 200, ("tcp", "8"): 3_000, ("tcp", "1M"): 100}
 
 
 def measured_us(binary, is_bare, transport, ranks, size):
@@ -28,7 +28,7 @@ def measured_us(binary, is_bare, transport, ranks, size):
     environment["ROUNDEL_TUNE"] = "0"
     if is_bare:
         environment["ROUNDEL_HEARTBEAT_MS"] = "0"
-    iterations = ITERATIONS[size]
+    iterations = ITERATIONS[transport, size]
     command = [binary, "--procs", str(ranks), "-b", size, "-e", size, "-n", str(iterations), "-w", str(iterations // 4)]
     done = subprocess.run([*command, "-c", "0", "--json"], env=environment, capture_output=True, text=True, check=True)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

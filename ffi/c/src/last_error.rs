@@ -22,7 +22,7 @@ pub struct Failure {
     /// In which call.
     op: Option<OpId>,
     /// What became of that call here.
-    call: Option<Interrupted>,
+    call: Option<Box<Interrupted>>,
     system_errno: i32,
     /// This rank.
     rank: Option<i32>,
@@ -51,8 +51,8 @@ fn number(rank: usize) -> i32 {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let mut failure = Failure::new(ROUNDEL_ERROR_INTERNAL, error.to_string());
-        failure.call = error.interrupted().copied();
-        failure.op = failure.call.map(|call| call.op);
+        failure.call = error.interrupted().copied().map(Box::new);
+        failure.op = error.interrupted().map(|call| call.op);
         let mut ranks = Vec::new();
         failure.code = match error {
             Error::Invalid { .. } => ROUNDEL_ERROR_INVALID_ARGUMENT,
@@ -204,7 +204,7 @@ impl roundel_error_details_t {
 impl LastError {
     fn details(&self, size: usize) -> roundel_error_details_t {
         let failure = &self.failure;
-        let progress = failure.call.and_then(|call| call.progress);
+        let progress = failure.call.as_ref().and_then(|call| call.progress);
         roundel_error_details_t {
             code: failure.code,
             system_errno: failure.system_errno,
@@ -215,7 +215,7 @@ impl LastError {
             sequence: failure.op.map_or(0, |op| op.sequence),
             ranks: failure.ranks.as_ptr(),
             rank_count: failure.ranks.len(),
-            buffer: match failure.call.map(|call| call.buffer) {
+            buffer: match failure.call.as_ref().map(|call| call.buffer) {
                 Some(BufferState::Undefined) => ROUNDEL_BUFFER_UNDEFINED,
                 Some(BufferState::Intact) | None => ROUNDEL_BUFFER_INTACT,
             },
