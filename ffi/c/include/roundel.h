@@ -411,8 +411,8 @@ roundel_result_t roundel_all_reduce_preserving(void *data,
 
 // Writes what a process needs to join this job while it runs, as text for `roundel_enlist`. Any rank's will do, for as long as
 // one of the ranks lives that are members now. Whoever reads it can join: pass it like a password. `text` has `text_bytes`
-// bytes; `ROUNDEL_INVITATION_TEXT_BYTES` are enough. `ROUNDEL_ERROR_UNSUPPORTED` in a job that began with a single rank: nobody
-// could reach it.
+// bytes; `ROUNDEL_INVITATION_TEXT_BYTES` are enough. A job of one rank listens nowhere before its
+// first invitation, which opens it on the option `iface` or the first interface that leads somewhere.
 roundel_result_t roundel_invitation(roundel_comm_t comm,
                                     char *text,
                                     size_t text_bytes);
