@@ -1,6 +1,10 @@
 //! What can go wrong, told so that the reader knows what happened, to whom, during what, and what to do next.
 #![forbid(unsafe_code)]
 
+mod interrupted;
+
+pub use interrupted::{BufferState, Interrupted, Progress};
+
 use crate::types::{Collective, DType, Rank, ReduceOp};
 use std::fmt;
 use std::time::Duration;
@@ -124,7 +128,8 @@ pub enum Error {
 
     /// Ranks made different calls. Every rank gets this; the communicator is unusable afterwards.
     #[error(
-        "ranks disagree: rank {rank} called {mine}, but rank {other} called {theirs}; make the same calls in the same order on every rank"
+        "ranks disagree: rank {rank} called {mine}, but rank {other} called {theirs}{}; make the same calls in the same order on every rank",
+        in_call(.during)
     )]
     Mismatch {
         /// The rank whose call is `mine`.
@@ -135,6 +140,8 @@ pub enum Error {
         other: Rank,
         /// The other call.
         theirs: Box<Signature>,
+        /// The call this rank was in, if any.
+        during: Option<Interrupted>,
     },
 
     /// A peer exited, was killed, or its host went away. Every rank gets this and it names the same suspects.
@@ -145,7 +152,7 @@ pub enum Error {
         /// How it was noticed, as in "closed its connection".
         what: String,
         /// The call this rank was in, if any.
-        during: Option<OpId>,
+        during: Option<Interrupted>,
     },
 
     /// Bytes are not what they should be: a link delivered others than were sent, or ranks hold different results of a
@@ -157,7 +164,7 @@ pub enum Error {
         /// What was noticed, and where.
         what: String,
         /// The call this rank was in, if any.
-        during: Option<OpId>,
+        during: Option<Interrupted>,
     },
 
     /// A deadline passed.
@@ -168,7 +175,7 @@ pub enum Error {
         /// How long was waited.
         after: Duration,
         /// The call this rank was in, if any.
-        during: Option<OpId>,
+        during: Option<Interrupted>,
     },
 
     /// Not all ranks turned up when the communicator was made.
@@ -181,16 +188,18 @@ pub enum Error {
     },
 
     /// Another rank ended the communicator, with its reason.
-    #[error("rank {by} aborted the communicator: {reason}")]
+    #[error("rank {by} aborted the communicator: {reason}{}", in_call(.during))]
     Aborted {
         /// Who.
         by: Rank,
         /// Its words.
         reason: String,
+        /// The call this rank was in, if any.
+        during: Option<Interrupted>,
     },
 
     /// The operating system said no.
-    #[error("{what}: {source_text}")]
+    #[error("{what}: {source_text}{}", in_call(.during))]
     System {
         /// What was being done.
         what: String,
@@ -198,6 +207,8 @@ pub enum Error {
         source_text: String,
         /// `errno`, or 0.
         errno: i32,
+        /// The call this rank was in, if any.
+        during: Option<Interrupted>,
     },
 }
 
@@ -215,7 +226,12 @@ impl Error {
     /// An [`Error::System`] from an I/O error.
     pub fn system(what: impl Into<String>, source: impl Into<std::io::Error>) -> Error {
         let source = source.into();
-        Error::System { what: what.into(), source_text: source.to_string(), errno: source.raw_os_error().unwrap_or(0) }
+        Error::refused_by_system(what, source.to_string(), source.raw_os_error().unwrap_or(0))
+    }
+
+    /// An [`Error::System`] in the words of whoever said no.
+    pub(crate) fn refused_by_system(what: impl Into<String>, source_text: impl Into<String>, errno: i32) -> Error {
+        Error::System { what: what.into(), source_text: source_text.into(), errno, during: None }
     }
 
     /// An [`Error::Bootstrap`] with nobody in particular missing.
@@ -225,12 +241,97 @@ impl Error {
 
     /// The same error with the call it interrupted, where the error has a place for it and none was known.
     pub fn during(mut self, op: OpId) -> Error {
-        if let Error::PeerLost { during, .. } | Error::Corrupted { during, .. } | Error::Timeout { during, .. } =
-            &mut self
-        {
-            during.get_or_insert(op);
+        if let Some(during) = self.place_for_call() {
+            during.get_or_insert(Interrupted::elsewhere(op));
         }
         self
+    }
+
+    /// The same error, as it is told to the caller of a call of this rank that it ended.
+    pub(crate) fn ending(mut self, call: Interrupted) -> Error {
+        if let Some(during) = self.place_for_call() {
+            *during = Some(call);
+        }
+        self
+    }
+
+    /// The same error, as it is told to all who were not in the call: whatever they are about to begin is refused.
+    pub(crate) fn elsewhere(mut self) -> Error {
+        if let Some(Some(during)) = self.place_for_call() {
+            *during = Interrupted::elsewhere(during.op);
+        }
+        self
+    }
+
+    /// What happened, without the call that it happened to: the same for all calls of a rank that one fault ended.
+    ///
+    /// ```
+    /// use roundel::{Communicator, Options, ReduceOp};
+    /// let mut ranks = Communicator::threads(2, Options::default())?;
+    /// drop(ranks.remove(1));
+    /// let error = ranks[0].all_reduce_in_place(&mut [1.0f32], ReduceOp::Sum).unwrap_err();
+    /// assert_eq!(ranks[0].barrier().unwrap_err().fault(), error.fault());
+    /// # Ok::<(), roundel::Error>(())
+    /// ```
+    pub fn fault(&self) -> Error {
+        let mut fault = self.clone();
+        if let Some(during) = fault.place_for_call() {
+            *during = None;
+        }
+        fault
+    }
+
+    /// The call in which the fault found this rank, how far it had come, and what is left of its buffers; `None` where it was
+    /// in none, or the error is no fault of a communicator.
+    ///
+    /// ```
+    /// use roundel::{Communicator, Options, ReduceOp};
+    /// let mut ranks = Communicator::threads(2, Options::default())?;
+    /// drop(ranks.remove(1));
+    /// let error = ranks[0].all_reduce_in_place(&mut [1.0f32], ReduceOp::Sum).unwrap_err();
+    /// if let Some(call) = error.interrupted() {
+    ///     println!("call {} had come to {:?}", call.op.sequence, call.progress);
+    /// }
+    /// # Ok::<(), roundel::Error>(())
+    /// ```
+    pub fn interrupted(&self) -> Option<&Interrupted> {
+        match self {
+            Error::Mismatch { during, .. }
+            | Error::PeerLost { during, .. }
+            | Error::Corrupted { during, .. }
+            | Error::Timeout { during, .. }
+            | Error::Aborted { during, .. }
+            | Error::System { during, .. } => during.as_ref(),
+            Error::Invalid { .. } | Error::Unsupported { .. } | Error::Bootstrap { .. } => None,
+        }
+    }
+
+    /// Whether the call that returns this error has left its input as it was. It always has, but for calls in place that were
+    /// cut in the middle.
+    ///
+    /// ```
+    /// use roundel::{BufferState, Communicator, Options, ReduceOp};
+    /// let mut ranks = Communicator::threads(2, Options::default())?;
+    /// drop(ranks.remove(1));
+    /// let mut sum = [0.0f32; 2];
+    /// let error = ranks[0].all_reduce(&[1.0, 2.0], &mut sum, ReduceOp::Sum).unwrap_err();
+    /// assert_eq!(error.buffer(), BufferState::Intact);
+    /// # Ok::<(), roundel::Error>(())
+    /// ```
+    pub fn buffer(&self) -> BufferState {
+        self.interrupted().map_or(BufferState::Intact, |call| call.buffer)
+    }
+
+    fn place_for_call(&mut self) -> Option<&mut Option<Interrupted>> {
+        match self {
+            Error::Mismatch { during, .. }
+            | Error::PeerLost { during, .. }
+            | Error::Corrupted { during, .. }
+            | Error::Timeout { during, .. }
+            | Error::Aborted { during, .. }
+            | Error::System { during, .. } => Some(during),
+            Error::Invalid { .. } | Error::Unsupported { .. } | Error::Bootstrap { .. } => None,
+        }
     }
 
     /// True when the communicator can go on: the call was refused before anything was sent.
@@ -244,8 +345,8 @@ fn list(ranks: &[Rank]) -> String {
     words.join(", ")
 }
 
-fn in_call(op: &Option<OpId>) -> String {
-    op.map(|op| format!(" during {op}")).unwrap_or_default()
+fn in_call(call: &Option<Interrupted>) -> String {
+    call.map(|call| format!(" during {call}")).unwrap_or_default()
 }
 
 fn who_is_missing(ranks: &[Rank]) -> String {
@@ -261,6 +362,14 @@ mod tests {
         let op = OpId { collective: Collective::AllReduce, sequence: 41 };
         let lost = Error::PeerLost { suspects: vec![3], what: "closed its connection".into(), during: None }.during(op);
         assert_eq!(lost.to_string(), "rank 3 closed its connection during all_reduce #41; look at its log first");
+        let progress = Some(Progress { done_bytes: 5, total_bytes: 9 });
+        let here = lost.clone().ending(Interrupted { op, progress, buffer: BufferState::Undefined });
+        assert_eq!(
+            here.to_string(),
+            "rank 3 closed its connection during all_reduce #41 (55 % done here, buffer undefined); look at its log first"
+        );
+        assert_eq!((here.buffer(), lost.buffer()), (BufferState::Undefined, BufferState::Intact));
+        assert_eq!((here.clone().elsewhere(), here.fault()), (lost.clone(), lost.fault()));
         let missing = Error::Bootstrap { what: "2 of 4 ranks arrived within 5 s".into(), missing: vec![1, 3] };
         assert_eq!(missing.to_string(), "initialisation: 2 of 4 ranks arrived within 5 s; missing: rank 1, 3");
     }

@@ -72,6 +72,7 @@
 //! `ROUNDEL_STORE=etcd://..`; without it that setting is refused. `sim` brings the module `sim`, the deterministic simulation of
 //! engine and control plane, and its program `roundel-sim`.
 
+mod bare;
 pub mod bootstrap;
 #[cfg(feature = "tools")]
 pub mod chaos;
@@ -106,6 +107,6 @@ pub use bootstrap::UniqueId;
 pub use comm::{Buffer, Communicator, Explanation, Failed, Group, Options, Owned, Tune, Work};
 pub use element::{Element, F8E4M3, F8E5M2};
 pub use engine::{Call, Counts};
-pub use error::{Error, OpId, Result, Signature};
+pub use error::{BufferState, Error, OpId, Result, Signature};
 pub use topology::TransportChoice;
 pub use types::{Collective, DType, Rank, ReduceOp, Scalar};

@@ -2,6 +2,7 @@
 
 mod support;
 
+use nix::sys::ptrace;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader};
@@ -39,6 +40,24 @@ fn over_shm() {
 #[test]
 fn over_tcp() {
     all_is_right("--transport tcp --seed 2 --events 24");
+}
+
+#[test]
+fn over_links_that_turn_bits_over() {
+    // Debuggers are forbidden in some containers, even for one's own children.
+    let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+    let is_possible = std::thread::spawn({
+        let pid = Pid::from_raw(child.id() as i32);
+        move || ptrace::seize(pid, ptrace::Options::empty()).is_ok()
+    });
+    let is_possible = is_possible.join().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    if !is_possible {
+        return support::skip("ptrace", "this user may not watch processes");
+    }
+    all_is_right("--transport tcp --set ROUNDEL_CHECKSUM=1 --seed 5 --events 12 --kinds bit-flip,kill,join");
+    all_is_right("--transport tcp --set ROUNDEL_ENCRYPT=1 --seed 6 --events 4 --kinds bit-flip");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 /// Each module and the modules it may name, besides itself. The floors of the house, from the ground up.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("types", &[]),
+    ("bare", &[]),
     ("element", &["types"]),
     ("memory", &[]),
     ("error", &["types"]),
@@ -16,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("device", &["types", "memory"]),
     ("transport", &["types", "error", "memory"]),
     ("bootstrap", &["types", "error", "topology", "transport"]),
-    ("engine", &["types", "error", "fork", "memory", "schedule", "tuner", "device", "transport"]),
+    ("engine", &["types", "bare", "error", "fork", "memory", "schedule", "tuner", "device", "transport"]),
     (
         "comm",
         &[

@@ -19,14 +19,14 @@ use super::standby::Standby;
 use super::store::StoreChoice;
 use super::vigil::Rhythm;
 use super::wire::Caller;
-use super::{MAX_CONTRIBUTION_BYTES, deadline_after, enlist, join, root};
+use super::{MAX_CONTRIBUTION_BYTES, UniqueId, deadline_after, enlist, join, lock, root};
 use crate::error::{Error, Result, Signature};
 use crate::topology::detect::process_id;
 use crate::transport::tcp::{Guard, PortRange, Secret, interface};
 use crate::types::Rank;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -118,9 +118,17 @@ pub trait Listener: Send + Sync {
 /// A rank's membership in its job. Cheap to share; usable from any thread.
 pub struct Control {
     shared: Arc<Shared>,
-    /// The secret and the name of the job, where there is somebody to share them with.
-    creed: Option<(Secret, [u8; 16])>,
-    thread: Option<JoinHandle<()>>,
+    ties: OnceLock<Ties>,
+    /// Of a rank that is alone and has invited nobody: how its job would be opened.
+    unopened: Mutex<Option<Config>>,
+}
+
+/// What binds a rank to others of its job.
+struct Ties {
+    secret: Secret,
+    job: [u8; 16],
+    /// The control thread, until it is waited for.
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Keeps a [`Listener`] listening until it is dropped. A call that has begun by then may still end after.
@@ -130,9 +138,11 @@ pub struct Registration {
 }
 
 impl Control {
-    /// Joins the job; returns when all ranks have. Rank 0 also opens it, where no unique id did.
+    /// Joins the job; returns when all ranks have. Rank 0 also opens it, where no unique id did. Of one rank nothing is opened
+    /// before it invites somebody.
     pub fn join(config: Config) -> Result<Arc<Control>> {
-        let Config { root, rank, world, timeout, iface, port_range, rhythm, guard, store } = config;
+        let Config { rank, world, iface, .. } = &config;
+        let (rank, world) = (*rank, *world);
         if world == 0 || world > MAX_WORLD {
             return Err(Error::invalid(format!("a world of {world} ranks; it has between 1 and {MAX_WORLD}")));
         }
@@ -141,14 +151,40 @@ impl Control {
         }
         // Before the others are met: what is wrong here should not be found out only when all have come.
         let chosen_ip = iface.as_deref().map(|iface| interface::resolve(Some(iface))).transpose()?;
+        let local_ip = chosen_ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let control = Control::new(Shared::new(rank, world, local_ip, Knowledge::new(rank, vec![])));
         if world == 1 {
-            let local_ip = chosen_ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-            return Ok(Arc::new(Control {
-                shared: Arc::new(Shared::new(rank, world, local_ip, Knowledge::new(rank, vec![]), None)),
-                creed: None,
-                thread: None,
-            }));
+            *lock(&control.unopened) = Some(config);
+        } else {
+            control.enter(config, chosen_ip)?;
         }
+        Ok(Arc::new(control))
+    }
+
+    fn new(shared: Shared) -> Control {
+        Control { shared: Arc::new(shared), ties: OnceLock::new(), unopened: Mutex::default() }
+    }
+
+    /// Opens the job of a rank that is alone, so that others can find it: on the interface asked for, else on the first that leads
+    /// somewhere, where a [`UniqueId`] has not named another.
+    fn open(&self) -> Result<()> {
+        let mut unopened = lock(&self.unopened);
+        let Some(config) = &*unopened else { return Ok(()) };
+        let root = match &config.root {
+            Root::Id(id) => id.clone(),
+            Root::Address(_) => UniqueId::listen(config.iface.as_deref(), config.port_range)?,
+        };
+        let chosen_ip = config.iface.as_deref().map(|iface| interface::resolve(Some(iface))).transpose()?;
+        let entered = self.enter(Config { root: Root::Id(root), ..config.clone() }, chosen_ip);
+        if self.ties.get().is_some() {
+            *unopened = None;
+        }
+        entered
+    }
+
+    /// Meets the other ranks at the root.
+    fn enter(&self, config: Config, chosen_ip: Option<IpAddr>) -> Result<()> {
+        let Config { root, rank, world, timeout, iface, port_range, rhythm, guard, store } = config;
         let deadline = deadline_after(timeout);
         store.reach(root.job(), deadline.min(Instant::now() + STORE_PATIENCE))?;
         let door = match &root {
@@ -187,11 +223,10 @@ impl Control {
         let listener = interface::listen(local_ip, port_range)?;
         let seat = Seat::here(listener.local_addr().map_err(no_link)?, process)?;
         let creed = Creed { secret: root.secret().clone(), job: root.job(), rhythm, guard, store, process };
-        let knowledge = Knowledge::new(rank, joined.beside_root);
-        let control = Control::settle(rank, world, joined.root, listener, creed, knowledge)?;
-        control.shared.link.iter().for_each(|link| link.send(&ToRoot::Seat(seat.clone())));
-        control.shared.wait_for_roster(deadline + GRACE)?;
-        Ok(control)
+        self.shared.know_root(joined.beside_root);
+        self.settle(joined.root, listener, creed)?;
+        self.shared.link().iter().for_each(|link| link.send(&ToRoot::Seat(seat.clone())));
+        self.shared.wait_for_roster(deadline + GRACE)
     }
 
     /// Joins a job that runs: waits until its members admit this newcomer. The rank that it is then, all who were admitted
@@ -205,32 +240,28 @@ impl Control {
         let enlisted = enlist::enlist(invitation, &creed, chosen_ip, port_range, deadline)?;
         let admission = enlisted.admission;
         let (rank, world) = (admission.rank, admission.roster.len());
-        let knowledge = Knowledge::of_recruit(&admission);
-        let control = Control::settle(rank, world, enlisted.caller, enlisted.listener, creed, knowledge)?;
-        Ok((control, Admitted { recruits: admission.recruits, offer: admission.offer }))
+        let local_ip = enlisted.listener.local_addr().map_err(no_link)?.ip();
+        let control = Control::new(Shared::new(rank, world, local_ip, Knowledge::of_recruit(&admission)));
+        control.settle(enlisted.caller, enlisted.listener, creed)?;
+        Ok((Arc::new(control), Admitted { recruits: admission.recruits, offer: admission.offer }))
     }
 
     /// Starts to listen, on a connection to a root that knows this rank.
-    fn settle(
-        rank: Rank,
-        world: usize,
-        root: Caller,
-        listener: TcpListener,
-        creed: Creed,
-        knowledge: Knowledge,
-    ) -> Result<Arc<Control>> {
+    fn settle(&self, root: Caller, listener: TcpListener, creed: Creed) -> Result<()> {
         let local_ip = listener.local_addr().map_err(no_link)?.ip();
         let Caller { stream, inbox, outbox } = root;
         let stream = Arc::new(stream);
         let (link, woken) = Link::new(stream.clone(), outbox).map_err(no_link)?;
         let gate = Gate::new(vec![listener], &creed.secret, &creed.job).map_err(no_link)?;
-        let shared = Arc::new(Shared::new(rank, world, local_ip, knowledge, Some(link)));
+        self.shared.attach(link, local_ip);
         let standby = Standby::new(gate, creed.job);
-        let job = Some((creed.secret.clone(), creed.job));
-        let ear = Ear { shared: shared.clone(), stream, inbox, woken, standby, creed, leave_by: None };
+        let (secret, job) = (creed.secret.clone(), creed.job);
+        let ear = Ear { shared: self.shared.clone(), stream, inbox, woken, standby, creed, leave_by: None };
         let thread =
             std::thread::Builder::new().name("roundel-control".into()).spawn(move || ear.run()).map_err(no_link)?;
-        Ok(Arc::new(Control { shared, creed: job, thread: Some(thread) }))
+        let is_first = self.ties.set(Ties { secret, job, thread: Mutex::new(Some(thread)) }).is_ok();
+        debug_assert!(is_first, "a rank joins once");
+        Ok(())
     }
 
     /// Who this is.
@@ -245,7 +276,7 @@ impl Control {
 
     /// The address for this rank's data: of the interface asked for, else of the one that leads to the root.
     pub fn local_ip(&self) -> IpAddr {
-        self.shared.local_ip
+        self.shared.local_ip()
     }
 
     /// All members give bytes (at most [`MAX_CONTRIBUTION_BYTES`] each) and get everybody's, in the order of `members`,
@@ -266,27 +297,29 @@ impl Control {
     /// [`Control::exchange`] by which all who wait to join become ranks. Their numbers, the same on all members; none where
     /// nobody waits. What the first of `members` gives is what the newcomers are told.
     pub fn grow(&self, tag: u64, members: &[Rank], offer: Vec<u8>, deadline: Instant) -> Result<Vec<Rank>> {
-        if self.shared.link.is_none() {
+        // Alone, and nobody was invited.
+        if self.shared.link().is_none() {
             return Ok(Vec::new());
         }
         let parts = self.gather(tag, members, Terms::Growing, offer, deadline)?;
         Ok(messages::decode_ranks(parts.last().and_then(Option::as_deref).unwrap_or_default()))
     }
 
-    /// The job's name; none of a world that began with one rank.
-    pub fn job(&self) -> Option<[u8; 16]> {
-        self.creed.as_ref().map(|(_, job)| *job)
+    /// The job's secret and name; none of a rank that is alone and has invited nobody.
+    pub(crate) fn creed(&self) -> Option<(Secret, [u8; 16])> {
+        self.ties.get().map(|ties| (ties.secret.clone(), ties.job))
     }
 
-    /// What a newcomer needs to find this job, whichever of its ranks is the root then; none of a world that began with one
-    /// rank, which nobody can reach.
-    pub fn invitation(&self) -> Option<Invitation> {
-        let creed = self.creed.as_ref()?;
+    /// What a newcomer needs to find this job, whichever of its ranks is the root then. The first one of a rank that is alone
+    /// opens its job: blocks, at most as long as a join may.
+    pub fn invitation(&self) -> Result<Invitation> {
+        self.open()?;
+        let ties = self.ties.get().ok_or_else(|| Error::bootstrap("this rank is of no job"))?;
         let (doors, run) = self.shared.knows(|known| {
             let doors = known.heirs().into_iter().map(|(_, seat)| seat.door).collect();
             (doors, known.roster().get(&0).map_or(0, |seat| seat.process))
         });
-        Some(Invitation { secret: creed.0.clone(), job: creed.1, run, doors })
+        Ok(Invitation { secret: ties.secret.clone(), job: ties.job, run, doors })
     }
 
     fn gather(
@@ -312,7 +345,7 @@ impl Control {
                 mine.len()
             )));
         }
-        match &shared.link {
+        match shared.link() {
             Some(link) if members.len() > 1 || terms == Terms::Growing => {
                 shared.exchange(link, tag, members, terms, mine, deadline)
             }
@@ -336,7 +369,7 @@ impl Control {
     /// communicator is revoked with [`Error::Mismatch`]; when it is revoked with [`Error::Timeout`], that names those
     /// who keep others waiting and do not wait themselves.
     pub fn report_stalled(&self, comm: u64, rank_in_comm: Rank, signature: Signature, waiting_for: &[Rank]) {
-        if let Some(link) = &self.shared.link {
+        if let Some(link) = self.shared.link() {
             let waiting_for = waiting_for.to_vec();
             link.send(&ToRoot::Stalled { comm, rank: rank_in_comm, signature, waiting_for });
         }
@@ -363,7 +396,7 @@ impl Control {
     /// Cuts the connection as the death of the process would.
     #[cfg(test)]
     pub(crate) fn sever(&self) {
-        if let Some(link) = &self.shared.link {
+        if let Some(link) = self.shared.link() {
             link.sever();
         }
     }
@@ -371,14 +404,14 @@ impl Control {
 
 impl std::fmt::Debug for Control {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Control(rank {} of {}, {})", self.shared.rank, self.shared.world, self.shared.local_ip)
+        write!(f, "Control(rank {} of {}, {})", self.shared.rank, self.shared.world, self.shared.local_ip())
     }
 }
 
 impl Drop for Control {
     /// Says goodbye. Returns when the root has heard it, or has been given a moment to.
     fn drop(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
+        let Some(thread) = self.ties.get().and_then(|ties| lock(&ties.thread).take()) else { return };
         self.shared.leave();
         // A listener may hold the last handle; its thread cannot wait for itself, and ends by itself.
         if thread.thread().id() != std::thread::current().id() {

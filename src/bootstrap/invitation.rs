@@ -40,10 +40,6 @@ pub struct Invitation {
 impl Invitation {
     /// No invitation is longer as text.
     pub const MAX_TEXT_BYTES: usize = 4000;
-
-    pub(crate) fn secret(&self) -> &Secret {
-        &self.secret
-    }
 }
 
 /// As it travels.

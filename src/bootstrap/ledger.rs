@@ -424,7 +424,8 @@ impl Ledger {
 
     /// A rank that ran out of time knows whom it waits for itself, but these may wait too. Names those at the ends.
     fn to_the_point(&self, comm: u64, error: Error) -> Error {
-        let Error::Timeout { waiting_for, after, during: Some(op) } = error else { return error };
+        let Error::Timeout { waiting_for, after, during: Some(call) } = error else { return error };
+        let op = call.op;
         // Messages are numbered by each pair for itself, and reported by nobody.
         let nobody = BTreeMap::new();
         let reports = match op.collective {
@@ -441,7 +442,7 @@ impl Ledger {
             }
         }
         let waiting_for = if absent.is_empty() { waiting_for } else { absent.into_iter().collect() };
-        Error::Timeout { waiting_for, after, during: Some(op) }
+        Error::Timeout { waiting_for, after, during: Some(call) }
     }
 
     fn stalled(&mut self, comm: u64, rank: Rank, stalled: Stalled, mail: &mut Mail) {
@@ -453,7 +454,7 @@ impl Ledger {
         let mut sides = [(rank, signature), (other, theirs)];
         sides.sort_by_key(|(rank, _)| *rank);
         let [(rank, mine), (other, theirs)] = sides.map(|(rank, signature)| (rank, Box::new(signature)));
-        self.revoke(comm, Error::Mismatch { rank, mine, other, theirs }, mail);
+        self.revoke(comm, Error::Mismatch { rank, mine, other, theirs, during: None }, mail);
     }
 }
 
@@ -569,7 +570,7 @@ mod tests {
         assert_eq!(told.by(0, stalled(0, signature(3, 11))), [], "another call");
         assert_eq!(told.by(1, stalled(1, signature(4, 10))), [], "the same");
         let (mine, theirs) = (Box::new(signature(4, 11)), Box::new(signature(4, 10)));
-        let error = Error::Mismatch { rank: 0, mine, other: 1, theirs };
+        let error = Error::Mismatch { rank: 0, mine, other: 1, theirs, during: None };
         assert_eq!(
             told.by(0, stalled(0, signature(4, 11))),
             [(Audience::Everybody, FromRoot::Revoked { comm: 9, error })]
@@ -578,10 +579,9 @@ mod tests {
 
     #[test]
     fn a_timeout_names_those_who_keep_the_others_waiting() {
-        let timeout = |waiting_for, collective| Error::Timeout {
-            waiting_for,
-            after: std::time::Duration::from_secs(1),
-            during: Some(OpId { collective, sequence: 4 }),
+        let timeout = |waiting_for, collective| {
+            Error::Timeout { waiting_for, after: std::time::Duration::from_secs(1), during: None }
+                .during(OpId { collective, sequence: 4 })
         };
         // 0 waits for 1, 1 for 2 and 3; 3 for 0 again; 2 for nobody.
         let told = |collective| {

@@ -62,7 +62,7 @@ impl Ear {
     /// Runs until this rank leaves, or has no root any more.
     pub(super) fn run(mut self) {
         let shared = self.shared.clone();
-        let Some(link) = &shared.link else { return };
+        let Some(link) = shared.link() else { return };
         loop {
             let mut what = String::new();
             match self.listen(link) {

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{IpAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// After its deadline an exchange waits so long for the root to say who was missing.
@@ -28,9 +28,9 @@ pub(super) struct Shared {
     pub(super) rank: Rank,
     /// Ranks of the job when this one joined.
     pub(super) world: usize,
-    pub(super) local_ip: IpAddr,
-    /// None in a world of one.
-    pub(super) link: Option<Link>,
+    local_ip: Mutex<IpAddr>,
+    /// None in a world of one that has invited nobody.
+    link: OnceLock<Link>,
     state: Mutex<State>,
     /// An exchange has moved on, or the control plane has ended.
     changed: Condvar,
@@ -128,9 +128,27 @@ impl Line {
 }
 
 impl Shared {
-    pub(super) fn new(rank: Rank, world: usize, local_ip: IpAddr, knowledge: Knowledge, link: Option<Link>) -> Shared {
+    pub(super) fn new(rank: Rank, world: usize, local_ip: IpAddr, knowledge: Knowledge) -> Shared {
         let state = State { leaving: false, ended: None, knowledge, listeners: BTreeMap::new(), next_listener: 0 };
+        let (local_ip, link) = (Mutex::new(local_ip), OnceLock::new());
         Shared { rank, world, local_ip, link, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// The address for this rank's data.
+    pub(super) fn local_ip(&self) -> IpAddr {
+        *lock(&self.local_ip)
+    }
+
+    /// The way to the root, where there is one.
+    pub(super) fn link(&self) -> Option<&Link> {
+        self.link.get()
+    }
+
+    /// There is a root from now on, and others find this rank at that address. Once.
+    pub(super) fn attach(&self, link: Link, local_ip: IpAddr) {
+        *lock(&self.local_ip) = local_ip;
+        let is_first = self.link.set(link).is_ok();
+        debug_assert!(is_first, "a rank joins once");
     }
 
     pub(super) fn is_leaving(&self) -> bool {
@@ -140,14 +158,14 @@ impl Shared {
     /// Has the control thread say goodbye and end.
     pub(super) fn leave(&self) {
         lock(&self.state).leaving = true;
-        if let Some(link) = &self.link {
+        if let Some(link) = self.link() {
             link.wake();
         }
     }
 
     /// The connection, while there is a root or may be another.
     pub(super) fn living_link(&self) -> Option<&Link> {
-        self.link.as_ref().filter(|_| lock(&self.state).ended.is_none())
+        self.link().filter(|_| lock(&self.state).ended.is_none())
     }
 
     /// Looks at what is known.
@@ -257,19 +275,24 @@ impl Shared {
         }
     }
 
+    /// The first root of the job is beside these ranks.
+    pub(super) fn know_root(&self, beside_root: Vec<Rank>) {
+        self.hear(FromRoot::Reign { reign: 0, beside_root });
+    }
+
     /// The root has spoken.
     pub(super) fn hear(&self, message: FromRoot) {
         let upshot = lock(&self.state).knowledge.hear(message);
         self.changed.notify_all();
         self.tell_all(&upshot.events);
-        if let (Some(answer), Some(link)) = (upshot.answer, &self.link) {
+        if let (Some(answer), Some(link)) = (upshot.answer, self.link()) {
             link.send(&answer);
         }
     }
 
     /// The connection is no more.
     pub(super) fn cut(&self) {
-        if let Some(link) = &self.link {
+        if let Some(link) = self.link() {
             link.cut();
         }
     }
@@ -283,7 +306,7 @@ impl Shared {
 
     /// Tells whoever is, or may become, the next root what this rank knows, and goes on with it.
     pub(super) fn follow(&self, stream: Arc<TcpStream>, outbox: Outbox) {
-        let Some(link) = &self.link else { return };
+        let Some(link) = self.link() else { return };
         // Under the lock under which contributions are made: none is said twice, and none not at all.
         let state = lock(&self.state);
         link.splice(stream, outbox, &state.knowledge.introduction());

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// Version of the messages below; both ends of a connection must have the same.
-pub(super) const CONTROL_VERSION: u16 = 5;
+pub(super) const CONTROL_VERSION: u16 = 6;
 /// Largest world that is believed.
 pub(super) const MAX_WORLD: usize = 1 << 20;
 

@@ -184,7 +184,7 @@ fn hear_out(shared: &Shared, stream: Arc<TcpStream>, mut inbox: Inbox, deadline:
         if Instant::now() >= deadline {
             return Ok(Answer::Nothing);
         }
-        let has_more = shared.link.as_ref().is_some_and(Link::flush);
+        let has_more = shared.link().is_some_and(Link::flush);
         let interest = if has_more { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
         sleep_until(&mut [PollFd::new(stream.as_fd(), interest)], Some(deadline));
         let lost = |error| Error::system("waiting for the next root", error);

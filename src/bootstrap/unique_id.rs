@@ -14,7 +14,7 @@ use super::address;
 use super::digest::digest;
 use super::root;
 use crate::error::{Error, Result};
-use crate::transport::tcp::{Secret, interface};
+use crate::transport::tcp::{PortRange, Secret, interface};
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::str::FromStr;
@@ -46,16 +46,20 @@ impl UniqueId {
     /// that leads somewhere, at a port of `ROUNDEL_PORT_RANGE` or at any. The process should live as long as the job does;
     /// usually it is rank 0's. An id serves one job.
     pub fn new() -> Result<UniqueId> {
-        UniqueId::listen(std::env::var("ROUNDEL_IFACE").ok().as_deref())
+        UniqueId::listen(std::env::var("ROUNDEL_IFACE").ok().as_deref(), UniqueId::ports()?)
     }
 
     /// The same on the interface (name, address or subnet) given.
     pub fn with_interface(interface: &str) -> Result<UniqueId> {
-        UniqueId::listen(Some(interface))
+        UniqueId::listen(Some(interface), UniqueId::ports()?)
     }
 
-    fn listen(interface: Option<&str>) -> Result<UniqueId> {
-        let ports = address::port_range(&|name| std::env::var(name).ok())?;
+    fn ports() -> Result<Option<PortRange>> {
+        address::port_range(&|name| std::env::var(name).ok())
+    }
+
+    /// The same on this interface, at one of these ports.
+    pub(super) fn listen(interface: Option<&str>, ports: Option<PortRange>) -> Result<UniqueId> {
         let listener = interface::listen(interface::resolve(interface)?, ports)?;
         let address = listener.local_addr().map_err(|error| Error::system("asking for the root's address", error))?;
         let secret = Secret::random()?;

@@ -112,7 +112,17 @@ pub fn parse(line: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Setti
             "--namespaces: ranks with a network each are on hosts of their own; --transport tcp".into(),
         ));
     }
-    let possible = |kind: &Kind| if args.namespaces { !kind.needs_ports() } else { !kind.needs_networks() };
+    let is_set = |wanted| args.variables.iter().any(|(name, value)| name == wanted && value == "1");
+    let has_checksums =
+        args.transport == TransportChoice::Tcp && (is_set("ROUNDEL_CHECKSUM") || is_set("ROUNDEL_ENCRYPT"));
+    if let Some(unnoticed) = args.kinds.iter().find(|kind| kind.needs_checksums() && !has_checksums) {
+        let name = unnoticed.name();
+        return Err(complain(format!("--kinds {name}: with --transport tcp --set ROUNDEL_CHECKSUM=1 only")));
+    }
+    let possible = |kind: &Kind| {
+        let is_noticed = has_checksums || !kind.needs_checksums();
+        is_noticed && if args.namespaces { !kind.needs_ports() } else { !kind.needs_networks() }
+    };
     if let Some(impossible) = args.kinds.iter().find(|kind| !possible(kind)) {
         let with = if args.namespaces { "without" } else { "with" };
         return Err(complain(format!("--kinds {}: {with} --namespaces only", impossible.name())));
@@ -204,11 +214,16 @@ mod tests {
             ("--namespaces", "--transport tcp"),
             ("--kinds cut-in", "--namespaces"),
             ("--kinds lightning", "kill-root"),
+            ("--kinds bit-flip --transport tcp", "ROUNDEL_CHECKSUM"),
+            ("--kinds bit-flip --set ROUNDEL_CHECKSUM=1", "--transport tcp"),
         ] {
             let message = parsed(line).unwrap_err();
             assert!(message.contains(word), "{line}: {message}");
         }
         assert!(parsed("--namespaces --transport tcp").unwrap().kinds.contains(&Kind::CutIn));
         assert!(!parsed("").unwrap().kinds.contains(&Kind::CutIn));
+        assert!(!parsed("--transport tcp").unwrap().kinds.contains(&Kind::BitFlip));
+        let checked = parsed("--transport tcp --set ROUNDEL_CHECKSUM=1").unwrap();
+        assert!(checked.kinds.contains(&Kind::BitFlip));
     }
 }

@@ -40,6 +40,8 @@ pub enum Kind {
     CutIn,
     /// A rank's cable is pulled
     CutBoth,
+    /// A bit of what a rank receives is turned over: the sender is named, and all go on
+    BitFlip,
 }
 
 impl Kind {
@@ -58,7 +60,7 @@ impl Kind {
         match self {
             Kind::Stranger | Kind::Join | Kind::DuplicateJoin | Kind::KillNewcomer => 1,
             Kind::Kill | Kind::KillRoot | Kind::Freeze | Kind::FreezeRoot | Kind::Nap | Kind::Slow => 2,
-            Kind::KillInGrow => 2,
+            Kind::KillInGrow | Kind::BitFlip => 2,
             // Those who live and can be reached must be more than those who merely cannot be.
             Kind::KillTwo | Kind::KillInShrink | Kind::CutOut | Kind::CutIn | Kind::CutBoth => 3,
             Kind::StopInShrink => 4,
@@ -73,6 +75,11 @@ impl Kind {
     /// Whether each rank must have a network of its own.
     pub fn needs_networks(self) -> bool {
         matches!(self, Kind::CutOut | Kind::CutIn | Kind::CutBoth)
+    }
+
+    /// Whether what travels must carry checksums, or it would not be noticed.
+    pub fn needs_checksums(self) -> bool {
+        self == Kind::BitFlip
     }
 
     /// Whether the referee must reach the ranks' ports.

@@ -58,13 +58,32 @@ impl Clocks {
         if !matches!(error, Error::PeerLost { .. } | Error::Aborted { .. }) {
             return Err(format!("process {hand} got the wrong error: {error}"));
         }
-        let others = *self.preserved.entry(*epoch).or_insert(*calls);
-        if others != *calls {
+        self.told(hand, error, (*epoch, *calls), *at)
+    }
+
+    /// [`Clocks::failed`] where a bit of what `sender` has sent was turned over: it is named, and it lives.
+    pub(super) fn corrupted(&mut self, hand: Hand, said: &Said, sender: Rank) -> Result<bool, String> {
+        match said {
+            Said::Failed { error: error @ Error::Corrupted { .. }, suspects, preserved, at }
+                if *suspects == [sender] =>
+            {
+                self.told(hand, error, *preserved, *at)
+            }
+            Said::Failed { error: error @ Error::Aborted { .. }, preserved, at, .. } => {
+                self.told(hand, error, *preserved, *at)
+            }
+            other => Err(format!("rank {sender}'s bytes came changed, and process {hand} says {other:?}")),
+        }
+    }
+
+    fn told(&mut self, hand: Hand, error: &Error, (epoch, calls): (u32, u64), at: Duration) -> Result<bool, String> {
+        let others = *self.preserved.entry(epoch).or_insert(calls);
+        if others != calls {
             return Err(format!(
                 "in epoch {epoch} {others} all-or-nothing calls took effect, but {calls} with process {hand}: {error}"
             ));
         }
-        self.told.entry(hand).or_insert(*at);
+        self.told.entry(hand).or_insert(at);
         Ok(false)
     }
 
@@ -361,6 +380,25 @@ impl Job {
         Ok(clocks.times())
     }
 
+    /// A bit of what `sender` has sent was turned over (`at`). Waits until all have been told so, and have gone on with all.
+    pub(super) fn go_on_with_all(&mut self, sender: Rank, at: Duration) -> Result<Times, String> {
+        let (hands, numbers) = (self.hands(), self.numbers());
+        let mut clocks = Clocks::new(at);
+        self.listen(&hands, |hand, said| match said {
+            Said::Recovered(standing, at) => {
+                clocks.recovered(at);
+                let mut theirs = standing.members.clone();
+                theirs.sort_unstable();
+                match theirs == numbers {
+                    true => Ok(true),
+                    false => Err(format!("process {hand} went on with {theirs:?} only, and all live")),
+                }
+            }
+            other => clocks.corrupted(hand, &other, sender),
+        })?;
+        Ok(clocks.times())
+    }
+
     /// Ranks have gone on with these members in this epoch.
     pub(super) fn stood(&self) -> BTreeSet<(u32, Vec<Rank>)> {
         self.stood.clone()
@@ -419,6 +457,14 @@ mod tests {
         ] {
             let complaint = clocks.failed(12, &said, &living).unwrap_err();
             assert!(complaint.contains(word), "{complaint}");
+        }
+        let changed = |suspects: &[Rank]| {
+            let error = Error::Corrupted { suspects: suspects.to_vec(), what: "sent".into(), during: None };
+            failed(error, suspects, (3, 8))
+        };
+        assert_eq!(clocks.corrupted(12, &changed(&[2]), 2), Ok(false));
+        for said in [changed(&[0]), changed(&[]), failed(lost(&[2]), &[2], (3, 8))] {
+            assert!(clocks.corrupted(12, &said, 2).unwrap_err().contains("rank 2's bytes"));
         }
         assert_eq!(
             clocks.failed(12, &failed(lost(&[1]), &[1], (4, 0)), &living),

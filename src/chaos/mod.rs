@@ -7,6 +7,7 @@
 //!     strikes    each kind of event        words      what the two say to each other
 //!     growth     those with newcomers      crew       the processes, from outside; a network each (crate::cluster)
 //!     strangers  who knock at doors        job        who is a member, and whether all are well
+//!     flip       a bit of what travels     sockets    what a process is connected to
 //!   tally        the table                 random     one seed decides
 //! ```
 //!
@@ -20,12 +21,14 @@
 pub mod args;
 pub mod crew;
 pub mod event;
+pub mod flip;
 pub mod growth;
 pub mod holdings;
 pub mod job;
 pub mod random;
 pub mod rank;
 pub mod referee;
+pub mod sockets;
 pub mod strangers;
 pub mod strikes;
 pub mod tally;

@@ -300,7 +300,7 @@ impl Rankling {
     /// Whom an error accuses, by their numbers in the job.
     fn suspects(&self, error: &Error) -> Vec<Rank> {
         match error {
-            Error::PeerLost { suspects, .. } => {
+            Error::PeerLost { suspects, .. } | Error::Corrupted { suspects, .. } => {
                 suspects.iter().filter_map(|&rank| self.comm.members().get(rank).copied()).collect()
             }
             _ => Vec::new(),

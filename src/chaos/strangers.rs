@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::chaos::random::Random;
+use crate::chaos::sockets;
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -13,20 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The TCP ports on which a process listens.
 pub fn ports(pid: Pid) -> BTreeSet<u16> {
-    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let sockets: BTreeSet<String> = links
-        .filter_map(|link| std::fs::read_link(link.path()).ok())
-        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_string()))
-        .collect();
-    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
-    let listening = table.lines().skip(1).filter_map(|line| {
-        // Local address, state (0A: listening) and inode.
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let (_, port) = fields.get(1)?.split_once(':')?;
-        let is_own = *fields.get(3)? == "0A" && sockets.contains(*fields.get(9)?);
-        is_own.then(|| u16::from_str_radix(port, 16).ok())?
-    });
-    listening.collect()
+    sockets::of(pid).iter().filter(|socket| socket.is_door).filter_map(sockets::Socket::port).collect()
 }
 
 /// Knocks at each door with nonsense, with silence, and with a hasty goodbye. Those who are silent stay until what this

@@ -3,17 +3,19 @@
 
 use crate::chaos::crew::Hand;
 use crate::chaos::event::Kind;
+use crate::chaos::flip::{self, Flip};
 use crate::chaos::growth;
 use crate::chaos::job::{Job, Seat, Times};
 use crate::chaos::random::Random;
 use crate::chaos::rank::clock;
+use crate::chaos::sockets::{self, Socket};
 use crate::chaos::strangers;
 use crate::chaos::words::{Blow, How, Moment, Order, Said};
 use crate::cluster::network::Cut;
 use crate::error::Error;
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A strike falls at any time of what the ranks do: up to so long after they were last seen to be well.
 pub(super) const ANY_TIME: Duration = Duration::from_millis(40);
@@ -70,6 +72,7 @@ pub fn strike(job: &mut Job, kind: Kind, heartbeat_timeout: Duration, random: &m
         Kind::CutOut => cut(job, any, Cut::Out, random)?,
         Kind::CutIn => cut(job, any, Cut::In, random)?,
         Kind::CutBoth => cut(job, any, Cut::Both, random)?,
+        Kind::BitFlip => flipped(job, any, random)?,
     };
     job.roll_call()?;
     Ok(times)
@@ -145,6 +148,18 @@ fn woken(job: &mut Job, victim: Seat) -> Result<(), String> {
         Some(error) => Err(format!("rank {} woke and was not told that it is the one: {error}", victim.number)),
         None => Err(format!("rank {} woke and ended without a word", victim.number)),
     }
+}
+
+/// A bit of what `victim` receives is turned over. All are told whose bytes these were, and go on with all.
+fn flipped(job: &mut Job, victim: Seat, random: &mut Random) -> Result<Times, String> {
+    let pid = job.crew.pid(victim.hand).ok_or("there is no such process")?;
+    // All links are there since the last roll call, and will not be for long once one of them is found out.
+    let sockets_of = |seat: Seat| job.crew.pid(seat.hand).map(sockets::of).unwrap_or_default();
+    let ends: Vec<(Seat, Vec<Socket>)> = job.seats().into_iter().map(|seat| (seat, sockets_of(seat))).collect();
+    let Flip { at, sender } = flip::flip(pid, random, Instant::now() + job.bound)?;
+    let sends = |(_, sockets): &&(Seat, Vec<Socket>)| sockets.iter().any(|socket| socket.local == sender);
+    let (sender, _) = ends.iter().find(sends).ok_or_else(|| format!("nobody is at {sender}"))?;
+    job.go_on_with_all(sender.number, at)
 }
 
 /// Cuts a rank off. The others are more and go on; it may not, and is told so, at the latest when the cut is mended.

@@ -10,7 +10,7 @@ use crate::chaos::words::Standing;
 use crate::comm::Communicator;
 use crate::element::Element;
 use crate::engine::mix;
-use crate::error::Error;
+use crate::error::{BufferState, Error};
 use crate::perf::data::{Recipe, RedOp};
 use crate::perf::pattern::Pattern;
 use crate::types::{DType, Rank};
@@ -177,8 +177,13 @@ impl Examiner {
                 expect(task, "the result", self.result(dtype, task.op), &output, first)
             }
             Form::AllReduceInPlace => {
-                let mut data = filled(self.input(dtype, Some(task.op), me), count);
-                comm.all_reduce_in_place(&mut data, op)?;
+                let own = self.input(dtype, Some(task.op), me).clone();
+                let mut data = filled(&own, count);
+                let outcome = comm.all_reduce_in_place(&mut data, op);
+                if outcome.as_ref().is_err_and(|error| error.buffer() == BufferState::Intact) {
+                    expect(task, "what was said to be intact", &own, &data, first)?;
+                }
+                outcome?;
                 expect(task, "the result", self.result(dtype, task.op), &data, first)
             }
             Form::AllReducePreserving => {

@@ -77,7 +77,7 @@ fn the_rank_that_differs_is_named_on_all() {
                 let Err(Error::Corrupted { suspects, what, during }) = outcome else { panic!("{index}: {outcome:?}") };
                 assert_eq!(suspects, &[2], "{index}: {what}");
                 assert!(what.contains("another result than most ranks"), "{what}");
-                assert_eq!(during.unwrap().sequence, 0, "the call is named, not its audit");
+                assert_eq!(during.unwrap().op.sequence, 0, "the call is named, not its audit");
             }
         }
     }

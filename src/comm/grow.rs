@@ -34,12 +34,28 @@ impl Communicator {
     /// What a process needs to join this job while it runs. Any rank's will do, for as long as one of the ranks lives that
     /// are members now.
     ///
-    /// [`Error::Unsupported`] in a job that began with a single rank: nobody could reach it.
+    /// A job of one rank listens nowhere before its first invitation; that opens it as [`UniqueId::new`](crate::UniqueId::new)
+    /// would, on [`Options::interface`] or the first interface that leads somewhere.
+    ///
+    /// ```
+    /// # use roundel::{Communicator, Options, ReduceOp};
+    /// let options = Options { interface: Some("lo".into()), ..Options::default() };
+    /// let alone = Communicator::threads(1, options)?.remove(0);
+    /// let invitation = alone.invitation()?;
+    /// std::thread::scope(|scope| {
+    ///     scope.spawn(|| Communicator::enlist(&invitation).unwrap().barrier().unwrap());
+    ///     let two = loop {
+    ///         if let Some(grown) = alone.grow().unwrap() {
+    ///             break grown;
+    ///         }
+    ///     };
+    ///     two.barrier().unwrap();
+    /// });
+    /// # Ok::<(), roundel::Error>(())
+    /// ```
     pub fn invitation(&self) -> Result<Invitation> {
         self.engine.check_birthplace()?;
-        self.world.control.invitation().ok_or_else(|| {
-            Error::unsupported("a job that began with one rank cannot grow; begin with two, which may shrink to one")
-        })
+        self.world.control.invitation()
     }
 
     /// Becomes a rank of a job that runs: blocks until its members [`grow`](Communicator::grow), at most
@@ -91,7 +107,7 @@ impl Communicator {
             let offer: Offer = postcard::from_bytes(&admitted.offer).map_err(|_| {
                 Error::bootstrap("the members' offer makes no sense; use the same Roundel on all ranks")
             })?;
-            let world = World::of(control, options.clone(), invitation.secret().clone())?;
+            let world = World::of(control, options.clone())?;
             match Communicator::met(world, offer, &admitted.recruits, deadline) {
                 // Somebody died while all got to know each other. The members may try again, and so does this newcomer.
                 Err(error @ Error::PeerLost { .. }) if Instant::now() < deadline => {

@@ -358,7 +358,7 @@ impl Communicator {
     /// Ends the communicator on all ranks: calls in flight and later ones fail there with [`Error::Aborted`] and this
     /// reason.
     pub fn abort(&self, reason: &str) {
-        let error = Error::Aborted { by: self.me, reason: reason.to_string() };
+        let error = Error::Aborted { by: self.me, reason: reason.to_string(), during: None };
         if !self.engine.is_at_home() {
             return;
         }

@@ -63,7 +63,7 @@ pub struct Options {
     /// A rank that is silent for so long is given up: it is frozen, cut off, or its machine has no time for it.
     pub heartbeat_timeout: Duration,
     /// Where the job keeps who has been given up and where its root is, so that it survives the loss of any host:
-    /// "It survives" in the README, and [`StoreChoice`]. A job that begins with one rank keeps nothing.
+    /// "It survives" in the README, and [`StoreChoice`]. A job of one rank keeps nothing before it invites somebody.
     pub store: StoreChoice,
     /// How ranks reach each other.
     pub transport: TransportChoice,

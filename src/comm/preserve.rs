@@ -81,7 +81,7 @@ impl Communicator {
         outcome?;
         // Another rank's call failed, and took the communicator with it; the news may still be on its way.
         self.status()?;
-        Err(Error::Aborted { by: self.rank(), reason: "another rank's part of the call failed".into() })
+        Err(Error::Aborted { by: self.rank(), reason: "another rank's part of the call failed".into(), during: None })
     }
 
     /// Memory for the result. Where there is none the other ranks are told, who would wait for this one's part.

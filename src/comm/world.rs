@@ -9,7 +9,7 @@ use crate::engine::mix;
 use crate::error::{Error, Result};
 use crate::topology::{Place, detect, grouping};
 use crate::transport::shm::{Arena, Door, LocalCard, PeerArena, attach};
-use crate::transport::tcp::{Callee, Endpoint, Identity, Secret, interface};
+use crate::transport::tcp::{Callee, Endpoint, Identity, interface};
 use crate::types::Rank;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -68,7 +68,6 @@ pub(super) struct World {
     pub(super) rank: Rank,
     pub(super) options: Options,
     pub(super) arena: Arc<Arena>,
-    secret: Secret,
     /// For data from other hosts; made when the first of them is met.
     endpoint: Mutex<Option<Arc<Endpoint>>>,
     met: Mutex<Met>,
@@ -89,19 +88,18 @@ impl World {
         // What is wrong here should not be found out only when all have come.
         detect::place()?;
         let deadline = Instant::now() + options.init_timeout;
-        let secret = config.root.secret().clone();
-        let world = World::of(Control::join(config)?, options, secret)?;
+        let world = World::of(Control::join(config)?, options)?;
         let everybody: Vec<Rank> = (0..world.control.world()).collect();
         let acquaintance = world.meet(0, &everybody, deadline)?;
         Ok((world, acquaintance))
     }
 
     /// The world of a rank that has joined and met nobody.
-    pub(super) fn of(control: Arc<Control>, options: Options, secret: Secret) -> Result<Arc<World>> {
+    pub(super) fn of(control: Arc<Control>, options: Options) -> Result<Arc<World>> {
         let arena = Arena::create(options.arena_bytes)?;
         let (endpoint, met) = (Mutex::default(), Mutex::default());
         let fabric = Fabric::default();
-        Ok(Arc::new(World { rank: control.rank(), options, arena, secret, endpoint, met, fabric, control }))
+        Ok(Arc::new(World { rank: control.rank(), options, arena, endpoint, met, fabric, control }))
     }
 
     /// All `members` learn how to reach each other, as far as they do not know. All of them make this call with the same
@@ -183,13 +181,10 @@ impl World {
         if let Some(endpoint) = &*endpoint {
             return Ok(endpoint.clone());
         }
-        let identity = Identity {
-            secret: self.secret.clone(),
-            job: self.control.job().unwrap_or_default(),
-            rank: self.rank,
-            process: detect::process_id()?,
-            guard: self.options.guard(),
-        };
+        let unbound = || Error::bootstrap("a rank that is alone has nobody to exchange data with");
+        let (secret, job) = self.control.creed().ok_or_else(unbound)?;
+        let identity =
+            Identity { secret, job, rank: self.rank, process: detect::process_id()?, guard: self.options.guard() };
         let mut addresses = vec![self.control.local_ip()];
         if let Some(interfaces) = self.options.interface.as_deref() {
             addresses.extend(interface::resolve_all(Some(interfaces))?.into_iter().skip(1));

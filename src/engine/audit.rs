@@ -12,7 +12,7 @@
 #![forbid(unsafe_code)]
 
 use super::call::{Call, Counts};
-use crate::error::{Error, OpId};
+use crate::error::{Error, Interrupted};
 use crate::memory::{Block, Span};
 use crate::types::{Collective, DType, Rank};
 
@@ -26,7 +26,8 @@ pub(super) struct Audit {
     result: Span,
     /// One digest a rank.
     digests: Block,
-    is_held: bool,
+    /// The call, once it has ended here.
+    audited: Option<Interrupted>,
 }
 
 impl Audit {
@@ -37,7 +38,7 @@ impl Audit {
 
     /// The audit of a call to which it applies.
     pub(super) fn new(call: &Call, me: Rank, world: usize) -> Audit {
-        Audit { me, world, result: call.output, digests: Block::new(world * DIGEST_BYTES), is_held: true }
+        Audit { me, world, result: call.output, digests: Block::new(world * DIGEST_BYTES), audited: None }
     }
 
     /// The all-gather of the digests, in place.
@@ -57,19 +58,24 @@ impl Audit {
 
     /// The call has not ended here yet.
     pub(super) fn is_held(&self) -> bool {
-        self.is_held
+        self.audited.is_none()
+    }
+
+    /// The call and what it has left behind, once it has ended.
+    pub(super) fn audited(&self) -> Option<Interrupted> {
+        self.audited
     }
 
     /// The call has ended: its result can be digested, and the digest may travel.
-    pub(super) fn release(&mut self) {
+    pub(super) fn release(&mut self, call: Interrupted) {
         #[cfg(test)]
         spoil(self.result);
         self.digests.span().from(self.me * DIGEST_BYTES).write_value(&digest(self.result));
-        self.is_held = false;
+        self.audited = Some(call);
     }
 
-    /// What the digests say of `op`, once all are here.
-    pub(super) fn verdict(&self, op: OpId) -> Result<(), Error> {
+    /// What the digests say of the call, once all are here.
+    pub(super) fn verdict(&self) -> Result<(), Error> {
         let of = |rank: Rank| self.digests.span().from(rank * DIGEST_BYTES).read_value::<u64>();
         let digests: Vec<u64> = (0..self.world).map(of).collect();
         let alike = |digest: u64| digests.iter().filter(|other| **other == digest).count();
@@ -88,7 +94,7 @@ impl Audit {
         };
         let list: Vec<String> = digests.iter().map(|digest| format!("{digest:08x}")).collect();
         let what = format!("{what} (digests by rank: {})", list.join(" "));
-        Err(Error::Corrupted { suspects, what, during: Some(op) })
+        Err(Error::Corrupted { suspects, what, during: self.audited })
     }
 }
 

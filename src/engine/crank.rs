@@ -23,7 +23,7 @@ impl Engine {
         let mut effort = Effort::Quick;
         loop {
             self.admit(&mut drive.lane);
-            let moved = match self.fate.check().and_then(|()| drive.lane.poll(effort)) {
+            let moved = match self.fate.watch().and_then(|()| drive.lane.poll(effort)) {
                 Ok(moved) => moved,
                 Err(error) => {
                     self.fail(&mut drive.lane, error);

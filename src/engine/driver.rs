@@ -164,7 +164,7 @@ impl Engine {
         }
         let mut idle = Idle::new(drive.patience);
         let error = loop {
-            match self.fate.check().and_then(|()| drive.lane.poll_express()) {
+            match self.fate.watch().and_then(|()| drive.lane.poll_express()) {
                 Ok(true) => return Some(Ok(())),
                 Ok(false) if idle.rest() => {}
                 Ok(false) => break None,

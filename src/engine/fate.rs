@@ -2,6 +2,7 @@
 //! thread, a broken link, a deadline), read by every wait.
 #![forbid(unsafe_code)]
 
+use crate::bare::IS_BARE;
 use crate::error::{Error, Result};
 use crate::types::Rank;
 use std::sync::Mutex;
@@ -25,14 +26,20 @@ impl Fate {
         }
     }
 
-    /// Ends the communicator. The first error stays; true if this was it.
+    /// Ends the communicator. The first error stays; true if this was it. What it did to one call is not told to others.
     pub fn fail(&self, error: Error) -> bool {
         let mut slot = self.error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let first = slot.is_none();
-        slot.get_or_insert(error);
+        slot.get_or_insert_with(|| error.elsewhere());
         // Release: pairs with the Acquire in `check`; whoever sees the flag finds the error.
         self.failed.store(true, Ordering::Release);
         first
+    }
+
+    /// [`Fate::check`], as whoever waits does it between two looks.
+    #[inline]
+    pub(super) fn watch(&self) -> Result<()> {
+        if IS_BARE { Ok(()) } else { self.check() }
     }
 
     /// `Ok` while the communicator lives; afterwards its error.

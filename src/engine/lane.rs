@@ -15,6 +15,7 @@ use super::pace::Pace;
 use super::plan::{CallKey, Plans, Prepared, Way};
 use super::planted::{Mistake, is_planted};
 use super::port::{Connector, Link};
+use super::remains::InputUse;
 use super::scaling::Scaling;
 use super::settings::Settings;
 use super::task::{Parts, Room, Slots, Task, signature};
@@ -179,12 +180,17 @@ impl Lane {
         now: Instant,
         finish: impl FnOnce(&mut Task),
     ) -> Result<()> {
+        let input_use = InputUse::of(&call, in_place);
         let scaling = Scaling::take_from(&mut call, &mut in_place);
         let mapped = self.reachable(&call);
         let prepared = self.prepare(&call, in_place, mapped)?;
         let signature = self.sign(&call);
         let mut task = self.task(prepared, &call, in_place, mapped, signature);
         task.started = Some(now);
+        task.input_use = match input_use {
+            InputUse::Overwritten if scaling.is_some() => InputUse::Spent,
+            input_use => input_use,
+        };
         finish(&mut task);
         task.owned.extend(scaling.and_then(Scaling::run));
         task.allocate_scratch();
@@ -296,7 +302,7 @@ impl Lane {
             if task.is_over() && task.is_flushed() {
                 let task = tasks.remove(index).expect("index is in range");
                 if let (true, Some(audit)) = (task.is_audited, tasks.get_mut(index)) {
-                    audit.audit.as_mut().expect("an audit stands right behind its call").release();
+                    audit.audit.as_mut().expect("an audit stands right behind its call").release(task.remains());
                 }
                 self.retire(task)?;
                 moved = true;
@@ -370,7 +376,7 @@ impl Lane {
                 shared.leave();
             }
         }
-        let verdict = task.audit.as_ref().map_or(Ok(()), |audit| audit.verdict(task.op));
+        let verdict = task.audit.as_ref().map_or(Ok(()), |audit| audit.verdict());
         if let Some(completion) = task.completion.take() {
             completion.finish(verdict.clone());
         }
@@ -393,9 +399,13 @@ impl Lane {
             }
             shared.abort();
         }
+        // Of a call that was to be audited, for the audit behind it, which answers for both.
+        let mut audited = None;
         for task in self.tasks.drain(..) {
+            let remains = audited.take().unwrap_or_else(|| task.remains());
+            audited = task.is_audited.then_some(remains);
             if let Some(completion) = &task.completion {
-                completion.finish(Err(error.clone().during(task.op)));
+                completion.finish(Err(error.clone().ending(remains)));
                 if is_planted(Mistake::CallForgotten) {
                     break;
                 }

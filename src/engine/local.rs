@@ -22,6 +22,7 @@ use super::call::Call;
 use super::lane::Lane;
 use super::planted::{Mistake, is_planted};
 use super::task::{Entry, Task};
+use crate::bare::IS_BARE;
 use crate::error::{Error, Result, Signature};
 use crate::memory::Span;
 use crate::schedule::catalogue::Algorithm;
@@ -102,7 +103,7 @@ pub(super) fn signal(task: &mut Task, shared: &mut dyn Shared, me: usize, signal
         if task.depends_on_mapping {
             let (input, output) = (address_word(shared, task.call.input), address_word(shared, task.call.output));
             mine.write_value(&EntryMessage { signature: task.signature, input, output });
-        } else {
+        } else if !IS_BARE {
             mine.write_value(&task.signature);
         }
         task.entry = Entry::Announced(0);
@@ -128,14 +129,17 @@ pub(super) fn wait(lane: &mut Lane, task: &mut Task, on: Rank, signal: u32) -> R
         return Ok(Waited::NotYet);
     }
     let Entry::Announced(read) = task.entry else { return Ok(Waited::Seen) };
-    let theirs: Signature = message(shared, neighbour, task.parity);
-    if theirs != task.signature && !is_planted(Mistake::NoteUnread) {
-        return Err(Error::Mismatch {
-            rank: lane.settings.me,
-            mine: Box::new(task.signature),
-            other: on,
-            theirs: Box::new(theirs),
-        });
+    if !IS_BARE {
+        let theirs: Signature = message(shared, neighbour, task.parity);
+        if theirs != task.signature && !is_planted(Mistake::NoteUnread) {
+            return Err(Error::Mismatch {
+                rank: lane.settings.me,
+                mine: Box::new(task.signature),
+                other: on,
+                theirs: Box::new(theirs),
+                during: None,
+            });
+        }
     }
     if read + 2 < lane.settings.neighbours().len() {
         task.entry = Entry::Announced(read + 1);
@@ -179,7 +183,11 @@ fn agree(lane: &mut Lane, task: &mut Task) -> Result<Waited> {
         task.bases.set_peer(rank, input, output);
     }
     if !shared.enter() {
-        return Err(Error::Aborted { by: lane.settings.me, reason: "a rank of this host has failed".into() });
+        return Err(Error::Aborted {
+            by: lane.settings.me,
+            reason: "a rank of this host has failed".into(),
+            during: None,
+        });
     }
     task.inside = true;
     Ok(Waited::Seen)

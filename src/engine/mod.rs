@@ -28,6 +28,7 @@ mod plan;
 mod planted;
 pub mod port;
 mod progress;
+mod remains;
 mod scaling;
 mod settings;
 mod steps;

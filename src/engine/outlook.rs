@@ -39,7 +39,7 @@ impl Lane {
         for task in self.tasks() {
             let waited = task.waited(now);
             if waited > task.timeout && !is_planted(Mistake::DeadlineUnread) {
-                return Err(Error::Timeout { waiting_for, after: waited, during: Some(task.op) });
+                return Err(Error::Timeout { waiting_for, after: waited, during: None }.during(task.op));
             }
             // Messages are numbered by each pair for itself: only the pair can compare them, and its headers do.
             let comparable = task.op.collective != Collective::SendRecv;

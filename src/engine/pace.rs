@@ -2,6 +2,7 @@
 //! its signs of life.
 #![forbid(unsafe_code)]
 
+use crate::bare::IS_BARE;
 use crate::error::OpId;
 use crate::types::Collective;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,12 +21,18 @@ pub(crate) struct Pace {
 impl Pace {
     /// A collective begins. Messages between two ranks are numbered by each pair for itself, and do not count.
     pub(super) fn enter(&self, op: OpId) {
+        if IS_BARE {
+            return;
+        }
         // Relaxed, here and below: a figure for a log; nothing else is read because of it.
         self.entered.store((op.sequence + 1) << COLLECTIVE_BITS | op.collective as u64, Ordering::Relaxed);
     }
 
     /// So many bytes were sent, received, copied or reduced.
     pub(super) fn advance(&self, by_bytes: usize) {
+        if IS_BARE {
+            return;
+        }
         // One thread writes: a load and a store cost less than an addition that nobody can come between.
         let moved_bytes = self.moved_bytes.load(Ordering::Relaxed);
         self.moved_bytes.store(moved_bytes.wrapping_add(by_bytes as u64), Ordering::Relaxed);

@@ -10,6 +10,7 @@ use super::places::{Bases, Place, Step, measured};
 use super::plan::{CallKey, Plan, Prepared, Way};
 use super::port::{Greeting, Header};
 use super::progress::Progress;
+use super::remains::InputUse;
 use crate::device::host::Fold;
 use crate::error::{OpId, Signature};
 use crate::memory::{Block, Span};
@@ -74,6 +75,8 @@ pub(crate) struct Task {
     pub(super) parity: usize,
     /// This rank's input and output coincide.
     pub(super) in_place: bool,
+    /// What becomes of the caller's input.
+    pub(super) input_use: InputUse,
     /// Inside its neighbours' buffers.
     pub(super) inside: bool,
     /// The call as it was submitted, for a second try with another plan.
@@ -163,6 +166,7 @@ impl Task {
             signal_base: None,
             parity: 0,
             in_place,
+            input_use: InputUse::of(&call, in_place),
             inside: false,
             timeout,
             stalled_on: None,
@@ -239,7 +243,7 @@ impl Task {
     }
 
     /// Bytes that an op moves in all rounds together.
-    fn chunk_bytes(&self, op: &Op) -> usize {
+    pub(super) fn chunk_bytes(&self, op: &Op) -> usize {
         measured(op).map_or(0, |loc| self.layout.chunk(loc).len_bytes)
     }
 

@@ -246,10 +246,9 @@ impl Region {
             Storage::Mapped(comm.alloc(words)?)
         } else {
             let mut plain = Vec::new();
-            plain.try_reserve_exact(words).map_err(|error| Error::System {
-                what: format!("allocating a buffer of {len_bytes} bytes"),
-                source_text: error.to_string(),
-                errno: 0,
+            plain.try_reserve_exact(words).map_err(|error| {
+                let source = std::io::Error::new(std::io::ErrorKind::OutOfMemory, error);
+                Error::system(format!("allocating a buffer of {len_bytes} bytes"), source)
             })?;
             plain.resize(words, 0);
             Storage::Plain(plain)

@@ -106,8 +106,10 @@ fn ranks(
     drop(end);
     let mut outcome = Outcome::Right;
     for _ in 0..crew.threads {
-        let lost =
-            || Failure { rank: None, error: Error::Aborted { by: process, reason: "a rank's thread panicked".into() } };
+        let lost = || Failure {
+            rank: None,
+            error: Error::Aborted { by: process, reason: "a rank's thread panicked".into(), during: None },
+        };
         // The first failure ends the process, and with it the other threads.
         if ended.recv().map_err(|_| lost())?? == Outcome::Wrong {
             outcome = Outcome::Wrong;

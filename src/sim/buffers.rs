@@ -70,10 +70,10 @@ impl Buffers {
         Some((at, output[at], expected[at]))
     }
 
-    /// An input that is not also the output must be as it was, whatever became of the call.
-    pub(super) fn is_input_spoilt(&self) -> bool {
+    /// Whether the input is as it was.
+    pub(super) fn is_input_intact(&self) -> bool {
         let mut input = vec![0; self.input.len()];
         self.input.read(&mut input);
-        !self.is_in_place && input != self.given
+        input == self.given
     }
 }

@@ -1,7 +1,7 @@
 //! What must hold in every schedule, whatever happens in it:
 //!
 //! - a call that ended well has the bits of the oracle, on every rank, and nobody who made another call had a part in it;
-//! - an input that is not also the output is never touched;
+//! - an input that is not also the output is never touched, and no other one of which an error says so;
 //! - an error names only ranks that were dead, frozen, cut off, or made another call; a timeout may also name one
 //!   that waits itself, but there is none without a reason;
 //! - every call ends in bounded time, and nobody waits for ever;
@@ -16,7 +16,7 @@ use super::process::{Life, Process};
 use super::report::Tally;
 use super::session::{Ended, Session};
 use super::{Outcome, Violation};
-use crate::error::Error;
+use crate::error::{BufferState, Error};
 use crate::types::Rank;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -133,8 +133,9 @@ impl Judge {
         if script.errs(index, me) && self.slips.insert(session.comm) {
             self.tally.slips += 1;
         }
-        if buffers.is_input_spoilt() {
-            self.accuse(format!("{which}: the input was touched"));
+        let says_intact = outcome.as_ref().is_err_and(|error| error.buffer() == BufferState::Intact);
+        if (says_intact || !buffers.is_in_place) && !buffers.is_input_intact() {
+            self.accuse(format!("{which}: the input was touched: {outcome:?}"));
         }
         let since_thaw = self.thawed.get(&rank).map_or(took, |at| took.min(Duration::from_nanos(now - at)));
         if since_thaw > script.timeout() + GRACE {
@@ -153,6 +154,10 @@ impl Judge {
             }
             Err(error) => {
                 self.failed.insert(session.comm);
+                if buffers.is_in_place {
+                    let count = if says_intact { &mut self.tally.spared } else { &mut self.tally.spoilt };
+                    *count += 1;
+                }
                 self.named(session, &error, &which);
                 if let (&[(_, died)], 1, None) = (&self.died[..], self.blamed.len(), script.slip) {
                     let late = Duration::from_nanos(now - died);

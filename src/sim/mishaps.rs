@@ -59,7 +59,7 @@ impl World {
             Fault::Abort { rank } if self.processes[rank].life == Life::Runs => {
                 let Some(session) = &self.processes[rank].session else { return };
                 let (comm, by) = (session.comm, session.me);
-                let error = Error::Aborted { by, reason: "it was told to".into() };
+                let error = Error::Aborted { by, reason: "it was told to".into(), during: None };
                 if session.fate.fail(error.clone()) {
                     tally.aborts += 1;
                     self.log(rank, || "aborts".into());

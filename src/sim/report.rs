@@ -17,6 +17,9 @@ pub struct Tally {
     pub(super) calls: BTreeMap<&'static str, u64>,
     pub(super) right: u64,
     pub(super) failed: BTreeMap<&'static str, u64>,
+    /// Calls in place that failed and had written to their input, and that had not.
+    pub(super) spoilt: u64,
+    pub(super) spared: u64,
     /// Timeouts that also name a rank that was itself waiting.
     pub(super) vague: u64,
     pub(super) deaths: u64,
@@ -56,6 +59,8 @@ impl Tally {
             calls,
             right,
             failed,
+            spoilt,
+            spared,
             vague,
             deaths,
             root_deaths,
@@ -79,6 +84,8 @@ impl Tally {
         self.sessions += sessions;
         self.links += links;
         self.right += right;
+        self.spoilt += spoilt;
+        self.spared += spared;
         self.vague += vague;
         self.deaths += deaths;
         self.root_deaths += root_deaths;
@@ -128,6 +135,11 @@ impl fmt::Display for Tally {
             "  errors      {}; of the timeouts {} also name one that waits itself",
             list(&self.failed),
             self.vague
+        )?;
+        writeln!(
+            f,
+            "  in place    of those {} with the input lost, {} with the input intact",
+            self.spoilt, self.spared
         )?;
         writeln!(f, "engines       {}, {} links dialled", self.sessions, self.links)?;
         writeln!(

@@ -303,6 +303,7 @@ fn child() {
         super::idle::SCENARIOS,
         super::leaks::SCENARIOS,
         super::mismatch::SCENARIOS,
+        super::remains::SCENARIOS,
         super::slow::SCENARIOS,
         super::survive::SCENARIOS,
         super::stranger::SCENARIOS,

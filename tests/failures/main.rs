@@ -15,6 +15,7 @@ mod harness;
 mod idle;
 mod leaks;
 mod mismatch;
+mod remains;
 mod roots;
 mod siege;
 mod slow;

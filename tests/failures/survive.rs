@@ -95,6 +95,35 @@ fn replaced(world: usize, transport: &str) {
     assert_eq!(living, (world..2 * world).collect::<Vec<_>>());
 }
 
+/// A job of one rank takes in others, and outlives that one.
+fn grown_from_one(transport: &str) {
+    let _turn = harness::turn();
+    let settings = [("ROUNDEL_TRANSPORT", transport), ("FAILURES_FULL", "3")];
+    let mut job = Job::start("rolling", 1, RootIn::RankZero, &settings);
+    // Each line: when, who is there, and an invitation.
+    let told = |job: &mut Job, living: &[Rank]| {
+        let lines = job.wait_for_all(living, "members");
+        let members: Vec<String> = living.iter().map(Rank::to_string).collect();
+        assert!(lines.iter().all(|line| line.split(' ').nth(1) == Some(&members.join(","))), "{lines:?}");
+        lines[0].split(' ').nth(2).expect("an invitation").to_string()
+    };
+    let invitation = told(&mut job, &[0]);
+    job.invite("rolling", &invitation, &settings);
+    told(&mut job, &[0, 1]);
+    job.invite("rolling", &invitation, &settings);
+    let later = told(&mut job, &[0, 1, 2]);
+    job.kill(0);
+    told(&mut job, &[1, 2]);
+    job.invite("rolling", &later, &settings);
+    told(&mut job, &[1, 2, 3]);
+}
+
+#[test]
+fn one_rank_becomes_many() {
+    grown_from_one("shm");
+    grown_from_one("tcp");
+}
+
 #[test]
 fn all_are_replaced_over_shm() {
     replaced(4, "shm");

@@ -30,7 +30,7 @@ fn one_is_absent(comm: &Communicator, absent: Rank, count: usize) {
     };
     let Error::Timeout { waiting_for, after, during } = &error else { panic!("rank {}: {error}", comm.rank()) };
     assert_eq!(waiting_for, &[absent], "rank {}: {error}", comm.rank());
-    assert!(*after >= LIMIT && during.is_some_and(|op| op.collective == Collective::AllReduce), "{error}");
+    assert!(*after >= LIMIT && during.is_some_and(|call| call.op.collective == Collective::AllReduce), "{error}");
     assert_eq!(comm.barrier(), Err(error.clone()));
     assert_eq!(comm.status(), Err(error));
 }

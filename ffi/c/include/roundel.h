@@ -113,6 +113,26 @@ typedef int32_t roundel_collective_t;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
+// Whether a call that failed has changed what it was given.
+enum roundel_buffer_state_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // The input is as it was, and the call can be made again with it on a communicator that works. Always so where input and
+    // output are not the same memory; then the output's contents are undefined once the call has begun.
+    ROUNDEL_BUFFER_INTACT = 0,
+    // The call was in place and had begun to write: the buffer holds parts of the input, of sums, and of the result.
+    ROUNDEL_BUFFER_UNDEFINED = 1,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum roundel_buffer_state_t roundel_buffer_state_t;
+#else
+typedef int32_t roundel_buffer_state_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
 // The type of an element. The numbers are those of `ncclDataType_t`.
 enum roundel_dtype_t
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -219,6 +239,14 @@ typedef struct roundel_error_details_t {
     const int32_t *ranks;
     // How many `ranks`.
     size_t rank_count;
+    // What is left of the data that the failed call was given: `ROUNDEL_BUFFER_INTACT` unless it was in place and cut in the
+    // middle.
+    roundel_buffer_state_t buffer;
+    // How far the failed call had come on this rank: bytes sent, received, copied and reduced, each time that one is touched.
+    // 0 where it was refused before it began.
+    uint64_t done_bytes;
+    // Bytes that it would have, in all; 0 where it was refused before it began, and for a barrier within a host.
+    uint64_t total_bytes;
 } roundel_error_details_t;
 
 // What all ranks of a job must know to find one another: made once by `roundel_unique_id_create` and handed to all by
@@ -383,8 +411,8 @@ roundel_result_t roundel_all_reduce_preserving(void *data,
 
 // Writes what a process needs to join this job while it runs, as text for `roundel_enlist`. Any rank's will do, for as long as
 // one of the ranks lives that are members now. Whoever reads it can join: pass it like a password. `text` has `text_bytes`
-// bytes; `ROUNDEL_INVITATION_TEXT_BYTES` are enough. `ROUNDEL_ERROR_UNSUPPORTED` in a job that began with a single rank: nobody
-// could reach it.
+// bytes; `ROUNDEL_INVITATION_TEXT_BYTES` are enough. A job of one rank listens nowhere before its
+// first invitation, which opens it on the option `iface` or the first interface that leads somewhere.
 roundel_result_t roundel_invitation(roundel_comm_t comm,
                                     char *text,
                                     size_t text_bytes);

@@ -41,6 +41,9 @@ public:
         error.rank_ = details.rank;
         error.collective_ = details.collective;
         error.sequence_ = details.sequence;
+        error.buffer_ = details.buffer;
+        error.done_bytes_ = details.done_bytes;
+        error.total_bytes_ = details.total_bytes;
         error.ranks_.assign(details.ranks, details.ranks + details.rank_count);
         return error;
     }
@@ -58,6 +61,10 @@ public:
     // The collective that was interrupted, and its number on the communicator.
     roundel_collective_t collective() const noexcept { return collective_; }
     std::uint64_t sequence() const noexcept { return sequence_; }
+    // What is left of the data that the failed call was given, and how far it had come on this rank.
+    roundel_buffer_state_t buffer() const noexcept { return buffer_; }
+    std::uint64_t done_bytes() const noexcept { return done_bytes_; }
+    std::uint64_t total_bytes() const noexcept { return total_bytes_; }
 
 private:
     roundel_result_t code_;
@@ -66,6 +73,9 @@ private:
     std::vector<std::int32_t> ranks_;
     roundel_collective_t collective_ = ROUNDEL_COLLECTIVE_NONE;
     std::uint64_t sequence_ = 0;
+    roundel_buffer_state_t buffer_ = ROUNDEL_BUFFER_INTACT;
+    std::uint64_t done_bytes_ = 0;
+    std::uint64_t total_bytes_ = 0;
 };
 
 // Throws what a function returned, unless that is a success.

@@ -3,9 +3,11 @@
 use crate::arguments;
 use crate::boundary::boundary;
 use crate::names::raw::roundel_collective_t;
+use crate::names::roundel_buffer_state_t::{self, ROUNDEL_BUFFER_INTACT, ROUNDEL_BUFFER_UNDEFINED};
 use crate::names::roundel_collective_t::ROUNDEL_COLLECTIVE_NONE;
 use crate::names::roundel_result_t::{self, *};
-use library::{Error, OpId};
+use library::error::Interrupted;
+use library::{BufferState, Error, OpId};
 use std::cell::RefCell;
 use std::ffi::{CString, c_char};
 use std::mem::offset_of;
@@ -17,7 +19,10 @@ pub struct Failure {
     message: String,
     /// Whom it is about.
     ranks: Vec<i32>,
-    call: Option<OpId>,
+    /// In which call.
+    op: Option<OpId>,
+    /// What became of that call here.
+    call: Option<Box<Interrupted>>,
     system_errno: i32,
     /// This rank.
     rank: Option<i32>,
@@ -25,7 +30,7 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(code: roundel_result_t, message: impl Into<String>) -> Failure {
-        Failure { code, message: message.into(), ranks: Vec::new(), call: None, system_errno: 0, rank: None }
+        Failure { code, message: message.into(), ranks: Vec::new(), op: None, call: None, system_errno: 0, rank: None }
     }
 
     /// The arguments make no sense.
@@ -46,6 +51,8 @@ fn number(rank: usize) -> i32 {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let mut failure = Failure::new(ROUNDEL_ERROR_INTERNAL, error.to_string());
+        failure.call = error.interrupted().copied().map(Box::new);
+        failure.op = error.interrupted().map(|call| call.op);
         let mut ranks = Vec::new();
         failure.code = match error {
             Error::Invalid { .. } => ROUNDEL_ERROR_INVALID_ARGUMENT,
@@ -53,19 +60,19 @@ impl From<Error> for Failure {
             Error::Mismatch { rank, mine, other, .. } => {
                 ranks = vec![rank, other];
                 let collective = library::Collective::from_code(mine.collective);
-                failure.call = collective.map(|collective| OpId { collective, sequence: mine.sequence });
+                failure.op = collective.map(|collective| OpId { collective, sequence: mine.sequence });
                 ROUNDEL_ERROR_MISMATCH
             }
-            Error::PeerLost { suspects, during, .. } => {
-                (ranks, failure.call) = (suspects, during);
+            Error::PeerLost { suspects, .. } => {
+                ranks = suspects;
                 ROUNDEL_ERROR_PEER_LOST
             }
-            Error::Corrupted { suspects, during, .. } => {
-                (ranks, failure.call) = (suspects, during);
+            Error::Corrupted { suspects, .. } => {
+                ranks = suspects;
                 ROUNDEL_ERROR_CORRUPTED
             }
-            Error::Timeout { waiting_for, during, .. } => {
-                (ranks, failure.call) = (waiting_for, during);
+            Error::Timeout { waiting_for, .. } => {
+                ranks = waiting_for;
                 ROUNDEL_ERROR_TIMEOUT
             }
             Error::Bootstrap { missing, .. } => {
@@ -113,6 +120,14 @@ pub struct roundel_error_details_t {
     pub ranks: *const i32,
     /// How many `ranks`.
     pub rank_count: usize,
+    /// What is left of the data that the failed call was given: `ROUNDEL_BUFFER_INTACT` unless it was in place and cut in the
+    /// middle.
+    pub buffer: roundel_buffer_state_t,
+    /// How far the failed call had come on this rank: bytes sent, received, copied and reduced, each time that one is touched.
+    /// 0 where it was refused before it began.
+    pub done_bytes: u64,
+    /// Bytes that it would have, in all; 0 where it was refused before it began, and for a barrier within a host.
+    pub total_bytes: u64,
 }
 
 struct LastError {
@@ -179,6 +194,9 @@ impl roundel_error_details_t {
             sequence: 0,
             ranks: std::ptr::null(),
             rank_count: 0,
+            buffer: ROUNDEL_BUFFER_INTACT,
+            done_bytes: 0,
+            total_bytes: 0,
         }
     }
 }
@@ -186,16 +204,23 @@ impl roundel_error_details_t {
 impl LastError {
     fn details(&self, size: usize) -> roundel_error_details_t {
         let failure = &self.failure;
+        let progress = failure.call.as_ref().and_then(|call| call.progress);
         roundel_error_details_t {
             code: failure.code,
             system_errno: failure.system_errno,
             function: self.function.as_ptr(),
             message: self.message.as_ptr(),
             rank: failure.rank.unwrap_or(-1),
-            collective: failure.call.map_or(ROUNDEL_COLLECTIVE_NONE as i32, |call| call.collective as i32),
-            sequence: failure.call.map_or(0, |call| call.sequence),
+            collective: failure.op.map_or(ROUNDEL_COLLECTIVE_NONE as i32, |op| op.collective as i32),
+            sequence: failure.op.map_or(0, |op| op.sequence),
             ranks: failure.ranks.as_ptr(),
             rank_count: failure.ranks.len(),
+            buffer: match failure.call.as_ref().map(|call| call.buffer) {
+                Some(BufferState::Undefined) => ROUNDEL_BUFFER_UNDEFINED,
+                Some(BufferState::Intact) | None => ROUNDEL_BUFFER_INTACT,
+            },
+            done_bytes: progress.map_or(0, |progress| progress.done_bytes),
+            total_bytes: progress.map_or(0, |progress| progress.total_bytes),
             ..roundel_error_details_t::nothing(size)
         }
     }

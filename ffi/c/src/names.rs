@@ -116,6 +116,17 @@ pub enum roundel_collective_t {
     ROUNDEL_COLLECTIVE_SEND_RECV = 9,
 }
 
+/// Whether a call that failed has changed what it was given.
+#[repr(i32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum roundel_buffer_state_t {
+    /// The input is as it was, and the call can be made again with it on a communicator that works. Always so where input and
+    /// output are not the same memory; then the output's contents are undefined once the call has begun.
+    ROUNDEL_BUFFER_INTACT = 0,
+    /// The call was in place and had begun to write: the buffer holds parts of the input, of sums, and of the result.
+    ROUNDEL_BUFFER_UNDEFINED = 1,
+}
+
 /// What the enumerations are when they arrive: any integer.
 pub mod raw {
     /// cbindgen:ignore

@@ -68,8 +68,8 @@ const _: () = assert!(Invitation::MAX_TEXT_BYTES < ROUNDEL_INVITATION_TEXT_BYTES
 
 /// Writes what a process needs to join this job while it runs, as text for `roundel_enlist`. Any rank's will do, for as long as
 /// one of the ranks lives that are members now. Whoever reads it can join: pass it like a password. `text` has `text_bytes`
-/// bytes; `ROUNDEL_INVITATION_TEXT_BYTES` are enough. `ROUNDEL_ERROR_UNSUPPORTED` in a job that began with a single rank: nobody
-/// could reach it.
+/// bytes; `ROUNDEL_INVITATION_TEXT_BYTES` are enough. A job of one rank listens nowhere before its
+/// first invitation, which opens it on the option `iface` or the first interface that leads somewhere.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn roundel_invitation(
     comm: roundel_comm_t,

@@ -31,6 +31,7 @@ TYPES = {
     "roundel_reduce_op_t": ctypes.c_int32,
     "roundel_result_t": ctypes.c_int32,
     "roundel_collective_t": ctypes.c_int32,
+    "roundel_buffer_state_t": ctypes.c_int32,
     "roundel_comm_t": ctypes.c_void_p,
     "roundel_work_t": ctypes.c_void_p,
     "roundel_options_t": ctypes.c_void_p,
@@ -79,6 +80,8 @@ def test_numbers_are_those_of_the_header(header):
         assert known[op.name] == op
     for number, name in enumerate(library.COLLECTIVES):
         assert known[f"COLLECTIVE_{name.upper()}"] == number
+    for number, name in enumerate(library.BUFFER_STATES):
+        assert known[f"BUFFER_{name.upper()}"] == number
     assert (known["SUCCESS"], known["IN_PROGRESS"]) == (library.SUCCESS, library.IN_PROGRESS)
     failures = {name: number for name, number in known.items() if name.startswith("ERROR_")}
     # A bug in the library is a plain RoundelError.

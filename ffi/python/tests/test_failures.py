@@ -73,15 +73,11 @@ def test_an_exception_in_the_block_frees_the_others():
 
 
 def test_errors_travel():
-    error = roundel.TimedOut("late", ranks=(1, 2), operation="barrier", sequence=7)
+    facts = {"ranks": (1, 2), "rank": 0, "operation": "barrier", "sequence": 7, "progress": (3, 8), "buffer": "undefined"}
+    error = roundel.TimedOut("late", **facts)
     for other in (pickle.loads(pickle.dumps(error)), error.copy()):
-        assert (type(other), str(other), other.ranks, other.operation, other.sequence) == (
-            roundel.TimedOut,
-            "late",
-            (1, 2),
-            "barrier",
-            7,
-        )
+        assert (type(other), str(other)) == (roundel.TimedOut, "late")
+        assert {fact: getattr(other, fact) for fact in facts} == facts
 
 
 # --- in processes ---
@@ -106,6 +102,39 @@ def test_a_killed_rank_is_named_by_the_others(job):  # noqa: F811
         for rank in (ranks[0], ranks[2]):
             # A death that is noticed before the call begins belongs to no call.
             assert rank.next() in (((1,), "all_reduce", 0), ((1,), None, None))
+
+
+def _cut(report, rank, world, in_place):
+    comm = join(rank, world)
+    data = np.full(1 << 20, rank + 1.0)
+    into = None if in_place else np.empty_like(data)
+    report("there")
+    before = data.copy()
+    try:
+        while True:
+            comm.all_reduce(data, into, op="max")
+            if in_place:
+                data[:] = before
+    except roundel.PeerLost as error:
+        if error.buffer == "intact":
+            np.testing.assert_array_equal(data, before)
+        assert error.buffer == "intact" or in_place
+        assert error.progress is None or 0 <= error.progress[0] <= error.progress[1]
+        with pytest.raises(roundel.PeerLost) as refused:
+            comm.all_reduce(data)
+        assert refused.value.buffer == "intact" and refused.value.progress is None
+        return error.buffer, error.progress is not None
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_an_error_says_what_is_left_of_the_data(job, in_place):  # noqa: F811
+    with processes(3, _cut, in_place, environment=job) as ranks:
+        for rank in ranks:
+            assert rank.next() == "there"
+        ranks[1].kill(signal.SIGKILL)
+        for rank in (ranks[0], ranks[2]):
+            state, began = rank.next()
+            assert state == "intact" or (in_place and began)
 
 
 def _interrupted(report, rank, world, how):

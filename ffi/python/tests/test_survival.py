@@ -64,10 +64,34 @@ def test_the_rest_shrink_agree_and_grow():
     threads(3, body, timeout_ms=60_000)
 
 
+def test_one_rank_invites_others():
+    with roundel.Communicator.from_env(iface="lo") as alone:
+        assert alone.world == 1 and alone.grow() is None
+        invitation = alone.invitation()
+        assert alone.invitation() == invitation
+
+        def newcomer():
+            with roundel.Communicator.enlist(invitation, timeout_ms=60_000) as comm:
+                total = np.array([1 << comm.rank])
+                comm.all_reduce(total)
+                assert total == [3]
+
+        joining = threading.Thread(target=newcomer, daemon=True)
+        joining.start()
+        two = alone.grow()
+        while two is None:
+            two = alone.grow()
+        with two:
+            assert (two.rank, two.members, two.epoch) == (0, [0, 1], 1)
+            total = np.array([1])
+            two.all_reduce(total)
+            assert total == [3]
+            joining.join(PATIENCE_S)
+            assert not joining.is_alive()
+
+
 def test_refusals():
     with roundel.Communicator.from_env() as comm:
-        with pytest.raises(roundel.Unsupported, match="a job that began with one rank cannot grow"):
-            comm.invitation()
         assert comm.grow() is None and comm.agree(True)
         with comm.shrink() as same:
             assert same.world == 1 and same.epoch == 1

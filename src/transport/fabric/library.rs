@@ -140,7 +140,7 @@ impl Library {
     pub(super) fn error(&self, what: &str, code: isize) -> Error {
         let text = self.text(code);
         let errno = i32::try_from(code.unsigned_abs()).unwrap_or(i32::MAX);
-        Error::System { what: format!("libfabric: {what}"), source_text: text, errno }
+        Error::refused_by_system(format!("libfabric: {what}"), text, errno)
     }
 }
 

@@ -98,16 +98,15 @@ impl Arena {
             let offset = state.free.take(reserved_bytes, align.max(unit))?;
             Some(Block { arena: self.clone(), offset, len_bytes, reserved_bytes })
         });
-        taken.ok_or_else(|| Error::System {
-            what: format!(
+        taken.ok_or_else(|| {
+            let what = format!(
                 "allocating {len_bytes} bytes of shared memory: of the {} bytes that this rank may have {} are free, {} in \
                  one piece; free some, or set {ARENA_SIZE_VARIABLE} higher",
                 self.mapping.span().len(),
                 state.free.free_bytes(),
                 state.free.longest_bytes(),
-            ),
-            source_text: Errno::ENOMEM.desc().into(),
-            errno: Errno::ENOMEM as i32,
+            );
+            Error::system(what, Errno::ENOMEM)
         })
     }
 

@@ -33,13 +33,10 @@ pub(super) fn largest_file_bytes() -> u64 {
 pub(super) fn create_file(len_bytes: usize) -> Result<OwnedFd> {
     let limit = largest_file_bytes();
     if len_bytes as u64 > limit {
-        return Err(Error::System {
-            what: format!(
-                "making a shared arena of {len_bytes} bytes; raise `ulimit -f`, which stands at {limit} bytes"
-            ),
-            source_text: Errno::EFBIG.desc().into(),
-            errno: Errno::EFBIG as i32,
-        });
+        return Err(Error::system(
+            format!("making a shared arena of {len_bytes} bytes; raise `ulimit -f`, which stands at {limit} bytes"),
+            Errno::EFBIG,
+        ));
     }
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let file = match memfd_create("roundel-arena", flags | MFD_NOEXEC_SEAL) {

@@ -72,16 +72,15 @@ impl Ring {
         {
             return Ok(distance as usize);
         }
-        Err(Error::System {
-            what: format!(
+        Err(Error::system(
+            format!(
                 "the ring shared with local neighbour {} is corrupt: head {head}, tail {tail}, capacity {}; something \
                  overwrote shared memory, look at the neighbour's log",
                 self.peer,
                 self.data.len()
             ),
-            source_text: Errno::EBADMSG.desc().into(),
-            errno: Errno::EBADMSG as i32,
-        })
+            Errno::EBADMSG,
+        ))
     }
 
     fn part_bytes(&self) -> usize {

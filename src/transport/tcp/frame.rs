@@ -122,11 +122,11 @@ impl Inbox {
             }
             match recv(stream.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => {
-                    return Err(Error::System {
-                        what: "it closed the connection before the handshake was done".into(),
-                        source_text: "end of stream".into(),
-                        errno: Errno::ECONNRESET as i32,
-                    });
+                    return Err(Error::refused_by_system(
+                        "it closed the connection before the handshake was done",
+                        "end of stream",
+                        Errno::ECONNRESET as i32,
+                    ));
                 }
                 Ok(len_bytes) => self.filled(len_bytes),
                 Err(Errno::EAGAIN) => return Ok(None),

@@ -240,8 +240,8 @@ fn blame(stream: &TcpStream, error: Error) -> Error {
     let peer = stream.peer_addr().map_or_else(|_| "a vanished peer".to_string(), |addr| addr.to_string());
     match error {
         Error::Bootstrap { what, missing } => Error::Bootstrap { what: format!("{peer}: {what}"), missing },
-        Error::System { what, source_text, errno } => {
-            Error::System { what: format!("{peer}: {what}"), source_text, errno }
+        Error::System { what, source_text, errno, .. } => {
+            Error::refused_by_system(format!("{peer}: {what}"), source_text, errno)
         }
         other => other,
     }

@@ -440,7 +440,7 @@ fn waiting_and_dialling_can_be_cancelled() {
         let is_over = AtomicBool::new(false);
         let asked = std::sync::Barrier::new(2);
         let first = AtomicBool::new(true);
-        let reason = Error::Aborted { by: 3, reason: "enough".into() };
+        let reason = Error::Aborted { by: 3, reason: "enough".into(), during: None };
         let cancelled = || {
             // Relaxed: only this thread reads and writes it.
             if first.swap(false, Ordering::Relaxed) {

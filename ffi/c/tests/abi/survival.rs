@@ -66,6 +66,29 @@ fn the_rest_go_on_and_a_newcomer_makes_them_four_again() {
 }
 
 #[test]
+fn one_rank_becomes_four() {
+    let folder = scratch("survivor-alone");
+    let Some(compiler) = compilers("survivor.c").into_iter().next() else { return };
+    let program = compile(compiler, "survivor.c", &folder).into_os_string();
+    for transport in ["shm", "tcp"] {
+        let over = ("ROUNDEL_TRANSPORT", transport);
+        let mut ranks = vec![start(&program, 3, &[over, ("SURVIVOR_BEGINS_WITH", "1")])];
+        ranks[0].said("id");
+        let invitation = told(&mut ranks, &[0], 0);
+        let mut living = vec![0];
+        for newcomer in 1..4 {
+            ranks.push(start(&program, 3 - newcomer, &[over, ("ROUNDEL_TEST_INVITATION", &invitation)]));
+            living.push(newcomer);
+            told(&mut ranks, &living, newcomer);
+        }
+        for (rank, process) in ranks.iter_mut().enumerate() {
+            assert_eq!(process.finished().last().unwrap(), "passed", "rank {rank} over {transport}");
+        }
+    }
+    std::fs::remove_dir_all(folder).expect("it is ours");
+}
+
+#[test]
 fn cpp_shrinks_and_grows() {
     let folder = scratch("survivor-cpp");
     for compiler in compilers("survivor.cpp") {

@@ -32,7 +32,8 @@ static roundel_comm_t begin(void) {
         OK(roundel_unique_id_format(id, text, sizeof text));
         printf("\n@@id %s\n", text);
         fflush(stdout);
-        OK(roundel_comm_init_rank(&comm, WORLD, id, 0, NULL));
+        const char *world = getenv("SURVIVOR_BEGINS_WITH");
+        OK(roundel_comm_init_rank(&comm, world != NULL ? (int32_t)strtol(world, NULL, 10) : WORLD, id, 0, NULL));
     }
     return comm;
 }

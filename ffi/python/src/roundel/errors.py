@@ -34,6 +34,13 @@ class RoundelError(RuntimeError):
     operation: Optional[str]
     #: The number of that call on its communicator, from 0 and equal on all ranks; ``None`` where there is none.
     sequence: Optional[int]
+    #: How far the call that raised this had come on this rank: bytes sent, received, copied and reduced, and bytes that it
+    #: would have in all. ``None`` where it was refused before it began, or moves nothing.
+    progress: Optional[Tuple[int, int]]
+    #: What is left of the data that the call that raised this was given. ``"intact"``: the input is as it was, and the call can
+    #: be made again with it; always so where input and output are different memory. ``"undefined"``: the call was in place
+    #: and was cut in the middle.
+    buffer: str
 
     def __init__(
         self,
@@ -43,12 +50,16 @@ class RoundelError(RuntimeError):
         rank: Optional[int] = None,
         operation: Optional[str] = None,
         sequence: Optional[int] = None,
+        progress: Optional[Tuple[int, int]] = None,
+        buffer: str = "intact",
     ) -> None:
         super().__init__(message)
         self.ranks = ranks
         self.rank = rank
         self.operation = operation
         self.sequence = sequence
+        self.progress = progress
+        self.buffer = buffer
 
     def copy(self) -> RoundelError:
         """The same error without a traceback: one failure is raised once for everybody who asks."""
@@ -58,7 +69,8 @@ class RoundelError(RuntimeError):
         return type(self), (str(self),), self._facts()
 
     def _facts(self) -> Dict[str, Any]:
-        return {"ranks": self.ranks, "rank": self.rank, "operation": self.operation, "sequence": self.sequence}
+        facts = ("ranks", "rank", "operation", "sequence", "progress", "buffer")
+        return {fact: getattr(self, fact) for fact in facts}
 
 
 class InvalidArgument(RoundelError, ValueError):

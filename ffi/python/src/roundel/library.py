@@ -46,6 +46,9 @@ class ErrorDetails(ctypes.Structure):
         ("sequence", c_uint64),
         ("ranks", POINTER(c_int32)),
         ("rank_count", c_size_t),
+        ("buffer", c_int32),
+        ("done_bytes", c_uint64),
+        ("total_bytes", c_uint64),
     ]
 
 
@@ -137,6 +140,7 @@ _ERRORS: Dict[int, Type[RoundelError]] = {
     12: errors.Corrupted,
 }
 
+BUFFER_STATES = ("intact", "undefined")
 COLLECTIVES = (
     "all_reduce",
     "reduce",
@@ -212,6 +216,8 @@ def last_error() -> RoundelError:
         rank=details.rank if details.rank >= 0 else None,
         operation=COLLECTIVES[details.collective] if known else None,
         sequence=details.sequence if known else None,
+        progress=(details.done_bytes, details.total_bytes) if details.total_bytes else None,
+        buffer=BUFFER_STATES[details.buffer],
     )
 
 

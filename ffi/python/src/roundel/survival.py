@@ -106,8 +106,8 @@ class Survival(ABC):
 
     def invitation(self) -> str:
         """What a process needs to :meth:`enlist` in this job while it runs. Any rank's will do, for as long as one of the ranks
-        lives that are members now. Who reads it can join the job: pass it like a password. :class:`Unsupported` in a job that
-        began with a single rank."""
+        lives that are members now. Who reads it can join the job: pass it like a password. A job of one rank
+        listens nowhere before its first invitation, which opens it on ``iface`` or the first interface that leads somewhere."""
         text = ctypes.create_string_buffer(INVITATION_TEXT_BYTES)
         check(lib.roundel_invitation(self._used(), text, len(text)))
         return text.value.decode()

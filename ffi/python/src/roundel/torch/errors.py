@@ -11,8 +11,9 @@ from ..errors import InvalidArgument, RoundelError, TimedOut, Unsupported
 
 
 def as_dist_error(error: RoundelError) -> Exception:
-    """``error`` as a ``DistBackendError`` with the same facts (``ranks``, ``operation``, ``sequence``), caused by it. A call
-    that was refused before anything was sent stays what it is: the group is still good, and only this rank is concerned."""
+    """``error`` as a ``DistBackendError`` with the same facts (``ranks``, ``operation``, ``sequence``, ``progress``, ``buffer``),
+    caused by it. A call that was refused before anything was sent stays what it is: the group is still good, and only this
+    rank is concerned."""
     if isinstance(error, (InvalidArgument, Unsupported)):
         return error
     # The words "Timed out" are those by which gloo's users and torch's tests know it.
@@ -21,6 +22,8 @@ def as_dist_error(error: RoundelError) -> Exception:
     translated.ranks = error.ranks
     translated.operation = error.operation
     translated.sequence = error.sequence
+    translated.progress = error.progress
+    translated.buffer = error.buffer
     translated.__cause__ = error
     assert isinstance(translated, Exception)
     return translated
