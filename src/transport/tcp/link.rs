@@ -4,7 +4,7 @@
 //! ones wait in a queue until `flush`, or until a large one takes them along, so that a header and its payload cost one
 //! system call; a small `recv` in turn takes along a little of what follows it.
 //!
-//! How they get across is told in [`super::stripes`] and, where there are several rails, in [`super::rails`].
+//! How they get across is told in `stripes` and, where there are several rails, in `rails`.
 //!
 //! Where the link is protected, what gets across is not the bytes themselves but records of them ([`record`]), in each
 //! direction under the keys of the first connection: everything is copied once more on both ends, nothing else differs.
