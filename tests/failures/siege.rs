@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Strangers that stay at the same time; the oldest make room.
 const MAX_STAYING: usize = 300;
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 
 /// What a job's id tells whoever holds it.
 pub struct Id {
