@@ -73,7 +73,14 @@ def test_an_exception_in_the_block_frees_the_others():
 
 
 def test_errors_travel():
-    facts = {"ranks": (1, 2), "rank": 0, "operation": "barrier", "sequence": 7, "progress": (3, 8), "buffer": "undefined"}
+    facts = {
+        "ranks": (1, 2),
+        "rank": 0,
+        "operation": "barrier",
+        "sequence": 7,
+        "progress": (3, 8),
+        "buffer": "undefined",
+    }
     error = roundel.TimedOut("late", **facts)
     for other in (pickle.loads(pickle.dumps(error)), error.copy()):
         assert (type(other), str(other)) == (roundel.TimedOut, "late")
