@@ -235,6 +235,16 @@ impl Knowledge {
         self.beside_root.contains(&rank)
     }
 
+    /// How a rank went whose process is found to have ended while the next root is looked for. Where the root's own ranks have
+    /// left in good order, so has it most likely, and there was nobody to pass its goodbye on. Calls that need it fail all the same.
+    pub(super) fn ended_meanwhile(&self) -> Gone {
+        let has_left = |rank: &Rank| self.gone.get(rank) == Some(&Gone::Left);
+        match !self.beside_root.is_empty() && self.beside_root.iter().all(has_left) {
+            true => Gone::Left,
+            false => Gone::Dead("ended while the next root was being looked for".into()),
+        }
+    }
+
     /// Who may be the next root, in order: the first of these that lives is.
     pub(super) fn heirs(&self) -> Vec<(Rank, Seat)> {
         let living = self.roster.iter().filter(|(rank, _)| !self.gone.contains_key(rank));

@@ -249,7 +249,7 @@ impl Office {
                 *knock_at *= if may_knock { 2 } else { 1 };
                 for (rank, seat) in succession.absent() {
                     if lookout.has_ended(rank, &seat, may_knock) {
-                        succession.miss(rank, Gone::Dead("ended while the next root was being looked for".into()));
+                        succession.miss_ended(rank);
                         continue;
                     }
                     let is_late = waited > self.rhythm.timeout;

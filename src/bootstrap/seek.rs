@@ -113,8 +113,8 @@ pub(super) fn seek(
                 shared.lose_root(Some(&Gone::Dead(what.to_string())));
             }
             Answer::NobodyThere if heir != shared.rank => {
-                let what = "ended while the next root was being looked for".to_string();
-                shared.announce(Event::Gone(heir, Gone::Dead(what)));
+                let how = shared.knows(|knowledge| knowledge.ended_meanwhile());
+                shared.announce(Event::Gone(heir, how));
             }
             _ if is_last && heir != shared.rank => {
                 shared.announce(Event::Gone(heir, silence(heir, seat.is_still(), since.elapsed())));

@@ -228,7 +228,8 @@ impl MemberSide {
         if finding == Finding::Ended && self.knowledge.was_beside_root(heir) {
             return self.lose_root(Some(finding));
         }
-        self.announce(Event::Gone(heir, finding.gone()))
+        let how = if finding == Finding::Ended { self.knowledge.ended_meanwhile() } else { finding.gone() };
+        self.announce(Event::Gone(heir, how))
     }
 
     /// What it tells whoever is, or may become, the next root.

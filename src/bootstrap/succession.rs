@@ -33,6 +33,8 @@ pub(super) struct Inheritance {
     reign: u32,
     /// A store decides who goes on.
     has_store: bool,
+    /// How those went who are found to have ended ([`Knowledge::ended_meanwhile`]).
+    ended_meanwhile: Gone,
 }
 
 impl Inheritance {
@@ -42,6 +44,7 @@ impl Inheritance {
             gone: knowledge.gone().clone(),
             reign: knowledge.reign(),
             has_store: false,
+            ended_meanwhile: knowledge.ended_meanwhile(),
         }
     }
 
@@ -72,7 +75,13 @@ impl Succession {
 
     /// What is left where a succession was taken away.
     pub(super) fn nobodys() -> Succession {
-        Succession::new(Inheritance { roster: Roster::new(), gone: BTreeMap::new(), reign: 0, has_store: false })
+        Succession::new(Inheritance {
+            roster: Roster::new(),
+            gone: BTreeMap::new(),
+            reign: 0,
+            has_store: false,
+            ended_meanwhile: Gone::Left,
+        })
     }
 
     /// `rank` is here, for the first time or again. What is against it, if something is.
@@ -103,6 +112,11 @@ impl Succession {
             self.reported.insert(from);
         }
         self.heard.push((from, message));
+    }
+
+    /// The process of `rank` has ended.
+    pub(super) fn miss_ended(&mut self, rank: Rank) {
+        self.miss(rank, self.inheritance.ended_meanwhile.clone());
     }
 
     /// `rank` will not come.
@@ -168,6 +182,7 @@ mod tests {
             gone: [(0, Gone::Dead("was killed".into()))].into(),
             reign: 2,
             has_store: false,
+            ended_meanwhile: Gone::Dead("ended".into()),
         })
     }
 
