@@ -108,6 +108,21 @@ impl fmt::Display for Signature {
     }
 }
 
+/// The place for the call that a fault has found, in errors that have one; shared or to be changed, as the error is.
+macro_rules! during {
+    ($error:expr) => {
+        match $error {
+            Error::Mismatch { during, .. }
+            | Error::PeerLost { during, .. }
+            | Error::Corrupted { during, .. }
+            | Error::Timeout { during, .. }
+            | Error::Aborted { during, .. }
+            | Error::System { during, .. } => Some(during),
+            Error::Invalid { .. } | Error::Unsupported { .. } | Error::Bootstrap { .. } => None,
+        }
+    };
+}
+
 /// Every way a call can fail. All are `Clone`: the first failure poisons a communicator, and later calls repeat it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
@@ -295,15 +310,7 @@ impl Error {
     /// # Ok::<(), roundel::Error>(())
     /// ```
     pub fn interrupted(&self) -> Option<&Interrupted> {
-        match self {
-            Error::Mismatch { during, .. }
-            | Error::PeerLost { during, .. }
-            | Error::Corrupted { during, .. }
-            | Error::Timeout { during, .. }
-            | Error::Aborted { during, .. }
-            | Error::System { during, .. } => during.as_ref(),
-            Error::Invalid { .. } | Error::Unsupported { .. } | Error::Bootstrap { .. } => None,
-        }
+        during!(self)?.as_ref()
     }
 
     /// Whether the call that returns this error has left its input as it was. It always has, but for calls in place that were
@@ -323,15 +330,7 @@ impl Error {
     }
 
     fn place_for_call(&mut self) -> Option<&mut Option<Interrupted>> {
-        match self {
-            Error::Mismatch { during, .. }
-            | Error::PeerLost { during, .. }
-            | Error::Corrupted { during, .. }
-            | Error::Timeout { during, .. }
-            | Error::Aborted { during, .. }
-            | Error::System { during, .. } => Some(during),
-            Error::Invalid { .. } | Error::Unsupported { .. } | Error::Bootstrap { .. } => None,
-        }
+        during!(self)
     }
 
     /// True when the communicator can go on: the call was refused before anything was sent.

@@ -294,6 +294,20 @@ mod tests {
     }
 
     #[test]
+    fn where_the_roots_ranks_have_left_others_have_too() {
+        let mut knowledge = Knowledge::new(3, vec![0, 1]);
+        assert!(matches!(knowledge.ended_meanwhile(), Gone::Dead(_)));
+        knowledge.learn(&Event::Gone(0, Gone::Left));
+        assert!(matches!(knowledge.ended_meanwhile(), Gone::Dead(_)), "rank 1 has not");
+        knowledge.learn(&Event::Gone(1, Gone::Left));
+        assert_eq!(knowledge.ended_meanwhile(), Gone::Left);
+        assert!(
+            matches!(Knowledge::new(3, vec![]).ended_meanwhile(), Gone::Dead(_)),
+            "the root is in no rank's process"
+        );
+    }
+
+    #[test]
     fn news_are_told_once() {
         let mut knowledge = Knowledge::new(1, vec![0]);
         let silent = FromRoot::Gone { rank: 2, how: Gone::Silent("fell silent".into()) };

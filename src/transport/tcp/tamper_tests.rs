@@ -66,20 +66,13 @@ fn flipped(guard: Guard, at: usize, total_bytes: usize) -> (Vec<u8>, Option<Erro
             *byte ^= 0x10;
         }
     });
+    let callee = move |rank| Callee { addrs: vec![evil], rank, process: 5 };
     let is_over = over.clone();
     let sending = thread::spawn(move || {
         // Relaxed: nothing but the flag itself is passed on.
         let cancelled = || is_over.load(Ordering::Relaxed).then(|| Error::bootstrap("rank 0 got nowhere"));
-        let Ok((mut tx, _rx)) = one.connect(
-            &Callee { addrs: vec![evil], rank: 0, process: 5 },
-            side(1, 0),
-            Strands::sockets(1),
-            false,
-            deadline,
-            &cancelled,
-        ) else {
-            return;
-        };
+        let connected = one.connect(&callee(0), side(1, 0), Strands::sockets(1), false, deadline, &cancelled);
+        let Ok((mut tx, _rx)) = connected else { return };
         let block = Block::new(total_bytes);
         block.span().write(&vec![5; total_bytes]);
         let mut sent = 0;
@@ -94,14 +87,7 @@ fn flipped(guard: Guard, at: usize, total_bytes: usize) -> (Vec<u8>, Option<Erro
             }
         }
     });
-    let outcome = match zero.connect(
-        &Callee { addrs: vec![evil], rank: 1, process: 5 },
-        side(0, 1),
-        Strands::sockets(1),
-        true,
-        deadline,
-        &never,
-    ) {
+    let outcome = match zero.connect(&callee(1), side(0, 1), Strands::sockets(1), true, deadline, &never) {
         Err(error) => (Vec::new(), Some(error)),
         Ok((_tx, mut rx)) => {
             let mut got = Vec::new();

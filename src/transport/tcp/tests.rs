@@ -345,11 +345,8 @@ fn sending_to_a_peer_that_left_is_an_error() {
 fn an_endpoint_of_another_job_is_refused_at_once() {
     let (zero, one) = (endpoint(V4, 1), endpoint(V4, 2));
     let started = Instant::now();
-    let refused = zero
-        .connect(&at(one.addrs()[0]), side(0, 1), Strands::sockets(1), true, within(PATIENT), &never)
-        .err()
-        .unwrap()
-        .to_string();
+    let refused = zero.connect(&at(one.addrs()[0]), side(0, 1), Strands::sockets(1), true, within(PATIENT), &never);
+    let refused = refused.err().unwrap().to_string();
     assert!(refused.contains("another job") && refused.contains(&one.addrs()[0].to_string()), "{refused}");
     assert!(started.elapsed() < PATIENT / 2);
 }
@@ -469,11 +466,8 @@ fn links_of_a_closed_communicator_are_dropped_and_late_ones_refused() {
         zero.connect(&at(one.addrs()[0]), side(0, 1), Strands::sockets(1), true, within(PATIENT), &never).unwrap();
     one.forget(7);
     wait_for_end(&mut parked, 1);
-    let refused = zero
-        .connect(&at(one.addrs()[0]), side(0, 1), Strands::sockets(1), true, within(PATIENT), &never)
-        .err()
-        .unwrap()
-        .to_string();
+    let refused = zero.connect(&at(one.addrs()[0]), side(0, 1), Strands::sockets(1), true, within(PATIENT), &never);
+    let refused = refused.err().unwrap().to_string();
     assert!(refused.contains("that communicator is closed"), "{refused}");
     let other = LinkSide { comm: 8, ..side(0, 1) };
     assert!(zero.connect(&at(one.addrs()[0]), other, Strands::sockets(1), true, within(PATIENT), &never).is_ok());
@@ -484,11 +478,8 @@ fn ranks_that_disagree_about_the_sockets_are_told() {
     let (zero, one) = (endpoint(V4, 1), endpoint(V4, 1));
     let _ends =
         zero.connect(&at(one.addrs()[0]), side(0, 1), Strands::sockets(2), true, within(PATIENT), &never).unwrap();
-    let error = one
-        .connect(&at(zero.addrs()[0]), side(1, 0), Strands::sockets(3), false, within(PATIENT), &never)
-        .err()
-        .unwrap()
-        .to_string();
+    let error = one.connect(&at(zero.addrs()[0]), side(1, 0), Strands::sockets(3), false, within(PATIENT), &never);
+    let error = error.err().unwrap().to_string();
     assert!(error.contains("rank 0 makes links of 2 sockets, rank 1 of 3 sockets"), "{error}");
     for sockets in [0, 17] {
         let error = zero

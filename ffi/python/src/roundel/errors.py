@@ -77,8 +77,7 @@ class InvalidArgument(RoundelError, ValueError):
     """The arguments make no sense together. Nothing was sent; the communicator lives on."""
 
 
-# What Python itself raises for this, so that callers who catch the standard exception catch this one too.
-class Unsupported(RoundelError, NotImplementedError):
+class Unsupported(RoundelError, NotImplementedError):  # a kind of the standard exception, for callers who catch that
     """Asked for something that this build, machine or combination does not offer."""
 
 
