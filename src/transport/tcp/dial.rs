@@ -1,8 +1,8 @@
 //! Calling a rank whose endpoint may not listen yet, or is busy turning strangers away.
 #![forbid(unsafe_code)]
 
-use super::endpoint::Connection;
 use super::handshake::{CANCEL_POLL, initiate_unless};
+use super::lobby::Connection;
 use super::terms::Terms;
 use crate::error::{Error, Result};
 use crate::types::Rank;

@@ -12,149 +12,24 @@
 #![forbid(unsafe_code)]
 
 use super::dial::{Persistence, dial};
-use super::handshake::CANCEL_POLL;
+use super::hello::{Hello, LinkSide, ROLL_CALL, Strands};
 use super::interface::{PortRange, listen};
 use super::link::{Strung, TcpRx, TcpTx, link};
-use super::porch::{Arrival, Porch, decode_hello};
+use super::lobby::{Connection, Lobby, Porter, Strand};
+use super::porch::Porch;
 use super::rails::Keeper;
 use super::secret::Secret;
-use super::session::Session;
 use super::terms::{Guard, Terms};
 use crate::error::{Error, Result};
 use crate::types::Rank;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde::{Deserialize, Serialize};
-use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Connections that may wait to be asked for.
-const MAX_PARKED: usize = 4096;
-/// Closed communicators that are remembered, to refuse those who come late.
-const MAX_FORGOTTEN: usize = 1024;
-/// Interfaces that one rank may use.
-pub(super) const MAX_RAILS: usize = 8;
-/// Which of a link's sockets a roll call is: none.
-const ROLL_CALL: u8 = u8::MAX;
 /// How long to dial a rail before it is another one's turn. All ranks listen before any of them dials.
 const RAIL_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Which connection of which link this is. The side that dials says it in its hello.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct LinkKey {
-    /// The communicator; a number that is never used for another one.
-    pub comm: u64,
-    /// The membership generation of the communicator.
-    pub epoch: u32,
-    /// The rank that dials.
-    pub from: u32,
-    /// The rank that is dialled.
-    pub to: u32,
-    /// The channel of the communicator.
-    pub channel: u8,
-    /// Which of the link's sockets, counted from 0.
-    pub socket: u8,
-}
-
-/// One side of a link to be made: who this rank is and to whom it wants to talk about what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LinkSide {
-    /// The communicator; a number that is never used for another one.
-    pub comm: u64,
-    /// Its membership generation: ends of different generations never meet.
-    pub epoch: u32,
-    /// This rank.
-    pub me: Rank,
-    /// The other one.
-    pub peer: Rank,
-    /// The channel of the communicator.
-    pub channel: u8,
-}
-
-impl LinkSide {
-    fn key(&self, me_connects: bool, socket: u8) -> LinkKey {
-        let (from, to) = if me_connects { (self.me, self.peer) } else { (self.peer, self.me) };
-        let number = |rank: Rank| u32::try_from(rank).expect("ranks are numbered in 32 bits");
-        LinkKey {
-            comm: self.comm,
-            epoch: self.epoch,
-            from: number(from),
-            to: number(to),
-            channel: self.channel,
-            socket,
-        }
-    }
-}
-
-/// Of how many connections a link is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Strands {
-    /// Pairs of interfaces that it goes over.
-    pub rails: u8,
-    /// Connections over each, 1 to 16. Several rails have one more each, for receipts.
-    pub sockets: u8,
-}
-
-impl Strands {
-    /// So many connections over one rail.
-    pub fn sockets(sockets: u8) -> Strands {
-        Strands { rails: 1, sockets }
-    }
-
-    fn check(self) -> Result<()> {
-        let are_good = (1..=16).contains(&self.sockets) && (1..=MAX_RAILS).contains(&self.rails.into());
-        let Strands { rails, sockets } = self;
-        if are_good {
-            Ok(())
-        } else {
-            Err(Error::invalid(format!("a link of {rails} rails with {sockets} sockets each")))
-        }
-    }
-
-    fn each(self) -> u8 {
-        if self.rails == 1 { self.sockets } else { self.sockets + 1 }
-    }
-
-    /// The numbers of a rail's connections.
-    fn numbers(self, rail: u8) -> impl Iterator<Item = u8> {
-        (0..self.each()).map(move |socket| rail * self.each() + socket)
-    }
-}
-
-/// What a dialler says: which connection this is, and of how many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Hello {
-    key: LinkKey,
-    strands: Strands,
-    /// A bit for each rail: in a roll call, those that stand.
-    standing: u8,
-}
-
-impl Hello {
-    fn encode(&self) -> Vec<u8> {
-        postcard::to_stdvec(self).expect("a hello of plain numbers encodes")
-    }
-}
-
-/// Decodes a hello, for [`super::fuzz`].
-#[cfg(any(test, feature = "fuzzing"))]
-pub(super) fn decode_link_hello(bytes: &[u8]) {
-    if let Ok(hello) = decode_hello::<Hello>(bytes) {
-        assert_eq!(decode_hello::<Hello>(&hello.encode()), Ok(hello));
-    }
-}
-
-/// A hello that makes sense.
-#[cfg(any(test, feature = "fuzzing"))]
-pub(super) fn some_link_hello() -> Vec<u8> {
-    let key = LinkKey { comm: 1 << 40, epoch: 0, from: 3, to: 300, channel: 255, socket: 1 };
-    Hello { key, strands: Strands { rails: 2, sockets: 3 }, standing: 2 }.encode()
-}
 
 /// Who listens, and for whom: what the terms of its connections are made of.
 #[derive(Debug, Clone)]
@@ -288,7 +163,7 @@ impl Endpoint {
     /// The link that the peer dials, if all its connections have come in: [`Endpoint::connect`] without waiting.
     pub fn accepted(&self, side: LinkSide, strands: Strands) -> Result<Option<(TcpTx, TcpRx)>> {
         strands.check()?;
-        let rails = self.lobby.lock().take(side, strands)?;
+        let rails = self.lobby.take(side, strands)?;
         rails.map(|rails| self.link(side, strands, rails)).transpose()
     }
 
@@ -307,23 +182,17 @@ impl Endpoint {
 
     /// Calls `arrived` whenever a connection of this communicator has come in, until [`Endpoint::forget`].
     pub fn watch(&self, comm: u64, arrived: Box<dyn Fn() + Send>) {
-        self.lobby.lock().watchers.insert(comm, arrived);
+        self.lobby.watch(comm, arrived);
     }
 
     /// Lets every `connect` that sleeps ask its `cancelled` now. One that was just about to sleep asks 50 ms later.
     pub fn wake(&self) {
-        self.lobby.changed.notify_all();
+        self.lobby.wake();
     }
 
     /// The communicator is closed: drops the connections that wait for it, and refuses those that come later.
     pub fn forget(&self, comm: u64) {
-        let mut guests = self.lobby.lock();
-        guests.parked.retain(|key, _| key.comm != comm);
-        guests.watchers.remove(&comm);
-        guests.forgotten.push_back(comm);
-        if guests.forgotten.len() > MAX_FORGOTTEN {
-            guests.forgotten.pop_front();
-        }
+        self.lobby.forget(comm);
     }
 }
 
@@ -366,203 +235,6 @@ fn dial_rails(
         let may_pass = matches!(&error, Error::Bootstrap { missing, .. } if !missing.is_empty());
         if !may_pass || Instant::now() >= persistence.deadline {
             return Err(error);
-        }
-    }
-}
-
-/// A connection whose two ends know each other.
-pub(super) type Connection = (TcpStream, Session);
-
-/// The connections of one rail, and which it is.
-type Strand = (usize, Vec<Connection>);
-
-/// The connections that are proved and wait to be asked for.
-#[derive(Default)]
-struct Lobby {
-    guests: Mutex<Guests>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Guests {
-    parked: HashMap<LinkKey, (Connection, Hello)>,
-    forgotten: VecDeque<u64>,
-    watchers: HashMap<u64, Box<dyn Fn() + Send>>,
-}
-
-impl Guests {
-    /// Whether somebody with this hello may come in.
-    fn admit(&self, hello: &Hello) -> Result<Vec<u8>> {
-        if self.forgotten.contains(&hello.key.comm) {
-            return Err(Error::bootstrap("that communicator is closed here"));
-        }
-        if self.parked.len() >= MAX_PARKED {
-            return Err(Error::bootstrap(format!("{MAX_PARKED} connections wait here already")));
-        }
-        Ok(Vec::new())
-    }
-
-    /// The connections of a link, once all are there that stand.
-    fn take(&mut self, side: LinkSide, strands: Strands) -> Result<Option<Vec<Strand>>> {
-        let key = |socket| side.key(false, socket);
-        let numbers = || (0..strands.rails).flat_map(|rail| strands.numbers(rail)).chain([ROLL_CALL]);
-        let theirs = numbers().find_map(|number| Some(self.parked.get(&key(number))?.1.strands));
-        if let Some(theirs) = theirs.filter(|theirs| *theirs != strands) {
-            let words = |Strands { rails, sockets }| match rails {
-                1 => format!("{sockets} sockets"),
-                _ => format!("{rails} rails of {sockets} sockets"),
-            };
-            return Err(Error::bootstrap(format!(
-                "rank {} makes links of {}, rank {} of {}; set the same on all ranks",
-                side.peer,
-                words(theirs),
-                side.me,
-                words(strands)
-            )));
-        }
-        let roll = self.parked.get(&key(ROLL_CALL)).map(|(_, roll)| roll.standing);
-        let standing = |rail: &u8| roll.is_none_or(|standing| standing & 1 << rail != 0);
-        let rails: Vec<u8> = (0..strands.rails).filter(standing).collect();
-        let is_here = |number| self.parked.contains_key(&key(number));
-        if rails.is_empty() || !rails.iter().flat_map(|rail| strands.numbers(*rail)).all(is_here) {
-            return Ok(None);
-        }
-        let taken = |rail: &u8| {
-            let connections = strands.numbers(*rail).filter_map(|number| self.parked.remove(&key(number)));
-            (usize::from(*rail), connections.map(|(connection, _)| connection).collect())
-        };
-        let taken = rails.iter().map(taken).collect();
-        // What is left was left out.
-        numbers().for_each(|number| drop(self.parked.remove(&key(number))));
-        Ok(Some(taken))
-    }
-}
-
-impl Lobby {
-    fn lock(&self) -> MutexGuard<'_, Guests> {
-        // Every change to the guests is one call; a panic elsewhere leaves them whole.
-        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sleeps, at most until the next change or `wake`.
-    fn pause(&self, timeout: Duration) {
-        let _ = self.changed.wait_timeout(self.lock(), timeout.min(CANCEL_POLL));
-    }
-
-    /// Waits for all connections of a link that the peer dials.
-    fn collect(
-        &self,
-        side: LinkSide,
-        strands: Strands,
-        deadline: Instant,
-        cancelled: &dyn Fn() -> Option<Error>,
-    ) -> Result<Vec<Strand>> {
-        let started = Instant::now();
-        loop {
-            if let Some(error) = cancelled() {
-                return Err(error);
-            }
-            let mut guests = self.lock();
-            if let Some(rails) = guests.take(side, strands)? {
-                return Ok(rails);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Error::Bootstrap {
-                    what: format!("rank {} did not connect within {:.1} s", side.peer, started.elapsed().as_secs_f64()),
-                    missing: vec![side.peer],
-                });
-            }
-            let _ = self.changed.wait_timeout(guests, left.min(CANCEL_POLL));
-        }
-    }
-}
-
-/// The accept thread: hears all callers at once, and lets in those who prove themselves.
-struct Porter {
-    porch: Porch,
-    stopped: UnixStream,
-    lobby: Arc<Lobby>,
-}
-
-impl Porter {
-    fn run(mut self) {
-        loop {
-            match self.sleep() {
-                Ok(false) | Err(Errno::EINTR) => {}
-                Ok(true) => return,
-                Err(errno) => {
-                    tracing::error!(
-                        "the accept thread cannot wait any more ({errno}); no rank can connect from now on"
-                    );
-                    return;
-                }
-            }
-            for arrival in self.porch.attend() {
-                if let Err(error) = self.welcome(arrival) {
-                    tracing::warn!("refused a rank of this job: {error}");
-                }
-            }
-        }
-    }
-
-    /// Waits until there may be something to do; true when the endpoint is gone.
-    fn sleep(&self) -> nix::Result<bool> {
-        let mut fds = vec![PollFd::new(self.stopped.as_fd(), PollFlags::POLLIN)];
-        fds.extend(self.porch.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        let timeout = match self.porch.wakes_at() {
-            None => PollTimeout::NONE,
-            Some(at) => {
-                let left = at.saturating_duration_since(Instant::now());
-                PollTimeout::try_from(left.as_millis() as i32 + 1).expect("a few seconds fit")
-            }
-        };
-        poll(&mut fds, timeout)?;
-        Ok(fds[0].any().unwrap_or(true))
-    }
-
-    /// The guest is proved: parks it, or tells it why not.
-    fn welcome(&self, arrival: Arrival) -> Result<()> {
-        let hello = decode_hello::<Hello>(&arrival.hello);
-        // One lock for both: a peer may do all its work as soon as it has the answer, and say goodbye; whoever then looks
-        // for its connection must find it. The answer is small and the socket's buffer empty, so it does not wait.
-        let mut guests = self.lobby.lock();
-        let answer = hello.as_ref().map_err(Error::clone).and_then(|hello| guests.admit(hello));
-        let connection = arrival.answer(answer)?;
-        let hello = hello?;
-        // One that dials again has given up its earlier try.
-        guests.parked.insert(hello.key, (connection, hello));
-        self.lobby.changed.notify_all();
-        if let Some(arrived) = guests.watchers.get(&hello.key.comm) {
-            arrived();
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_a_hello_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
-            if let Ok(hello) = decode_hello::<Hello>(&bytes) {
-                prop_assert_eq!(decode_hello::<Hello>(&hello.encode()), Ok(hello));
-            }
-        }
-
-        #[test]
-        fn a_hello_survives_the_way_and_nothing_may_follow_it(
-            comm: u64, epoch: u32, from: u32, to: u32, channel: u8, socket: u8, rails: u8, sockets: u8, standing: u8,
-        ) {
-            let key = LinkKey { comm, epoch, from, to, channel, socket };
-            let hello = Hello { key, strands: Strands { rails, sockets }, standing };
-            let mut bytes = hello.encode();
-            prop_assert_eq!(decode_hello::<Hello>(&bytes), Ok(hello));
-            bytes.push(0);
-            prop_assert!(decode_hello::<Hello>(&bytes).is_err());
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What strangers send, for [`crate::fuzz`].
 #![forbid(unsafe_code)]
 
-use super::endpoint::decode_link_hello;
 use super::frame::Inbox;
 use super::handshake;
+use super::hello::decode_link_hello;
 use super::record::{Opener, Sealer};
 use super::secret::Secret;
 use super::terms::{Guard, Terms};
@@ -35,7 +35,7 @@ pub(crate) fn frames(bytes: &[u8]) {
 
 pub(crate) fn some_frames() -> Vec<Vec<u8>> {
     let first = handshake::first_message(&terms(), Guard::Checksum);
-    let hello = super::endpoint::some_link_hello();
+    let hello = super::hello::some_link_hello();
     [vec![first], vec![Vec::new()], vec![hello.clone()], vec![hello, Vec::new()]]
         .map(|bodies| bodies.iter().flat_map(|body| super::frame::encode(Guard::Checksum, body)).collect())
         .into()

@@ -13,7 +13,7 @@
 //! Several of these with commas between them are rails, for data: see [`super::rails`]. Everything else happens on the first.
 #![forbid(unsafe_code)]
 
-use super::endpoint::MAX_RAILS;
+use super::hello::MAX_RAILS;
 use crate::error::{Error, Result};
 use nix::net::if_::InterfaceFlags;
 use socket2::{Domain, Protocol, Socket, Type};

@@ -10,8 +10,8 @@
 //! direction under the keys of the first connection: everything is copied once more on both ends, nothing else differs.
 #![forbid(unsafe_code)]
 
-use super::endpoint::Connection;
 use super::fifo::Fifo;
+use super::lobby::Connection;
 use super::phase;
 use super::rails::{self, Keeper, Rail};
 use super::record::{self, Opener, Sealer, Tampered};

@@ -9,7 +9,9 @@
 //!     frame     its few messages, bounded before they are read
 //!     session   what it leaves: keys
 //!     porch     callers who have not finished it
-//!   endpoint    the listening socket: lets ranks in, keeps their connections until they are asked for
+//!   endpoint    a rank's door: listens, dials, makes links
+//!     hello     which connection of which link somebody brings
+//!     lobby     where they wait until they are asked for
 //!     dial      the other side of that: calls until somebody answers
 //!   record      protected bytes: checksums and encryption
 //!   link        the two ends of a link over one or more connections
@@ -29,8 +31,10 @@ mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 pub mod handshake;
+mod hello;
 pub mod interface;
 pub mod link;
+mod lobby;
 mod phase;
 pub mod porch;
 pub mod rails;
@@ -46,7 +50,8 @@ mod tests;
 mod way;
 
 pub use dial::Persistence;
-pub use endpoint::{Callee, Endpoint, Identity, LinkKey, LinkSide, Strands};
+pub use endpoint::{Callee, Endpoint, Identity};
+pub use hello::{LinkKey, LinkSide, Strands};
 pub use interface::PortRange;
 pub use link::{TcpRx, TcpTx};
 pub use secret::Secret;
