@@ -4,9 +4,10 @@
 
 use super::call::Call;
 use super::plan::Way;
-use super::task::Task;
+use super::task::{Entry, Task};
 use crate::error::{BufferState, Interrupted, Progress};
 use crate::schedule::Space;
+use crate::schedule::catalogue::Algorithm;
 use crate::schedule::hazards::each_access;
 use crate::types::Collective;
 
@@ -68,6 +69,12 @@ impl Task {
             }
     }
 
+    /// Whether neighbours may have written to this rank's buffers. They may from the moment that they see where these are, which
+    /// can be long before this rank has seen the same of all of them and enters theirs.
+    fn has_opened_its_buffers(&self) -> bool {
+        self.plan.algorithm == Algorithm::FlatPush && self.entry != Entry::Fresh
+    }
+
     /// Whether this rank, or a neighbour that was let into its buffers, may have written to its output.
     fn has_written_output(&self) -> bool {
         let writes_output = |op: usize| {
@@ -83,6 +90,8 @@ impl Task {
             let is_open = run.way == Way::In && state.greeting.is_done();
             run.ops.get(state.next).filter(|_| is_open).map(|&op| op as usize)
         });
-        self.inside || receiving.any(writes_output) || (0..ops.len()).any(|op| has_moved(op) && writes_output(op))
+        self.has_opened_its_buffers()
+            || receiving.any(writes_output)
+            || (0..ops.len()).any(|op| has_moved(op) && writes_output(op))
     }
 }

@@ -26,7 +26,7 @@ fn thousands_of_schedules_hold_what_is_promised() {
 /// 110,478 a goodbye dies with the root; 219,038 was only too slow.
 #[test]
 fn schedules_that_failed_once_hold_it_too() {
-    for seed in [645, 2906, 4926, 11_151, 110_478, 219_038, 3_033_580] {
+    for seed in [645, 2906, 4926, 11_151, 110_478, 219_038, 3_033_580, 5_017_017] {
         assert_eq!(simulate(seed, None, false).violation, None, "seed {seed}; replay: {}", replay(seed));
     }
 }
