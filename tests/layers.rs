@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("schedule", &["types"]),
     ("topology", &["types", "error"]),
     ("tuner", &["types", "error", "schedule"]),
-    ("device", &["types", "memory"]),
+    ("device", &["types", "error", "memory"]),
     ("transport", &["types", "error", "memory"]),
     ("bootstrap", &["types", "error", "topology", "transport"]),
     ("engine", &["types", "bare", "error", "fork", "memory", "schedule", "tuner", "device", "transport"]),
