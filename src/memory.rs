@@ -230,6 +230,8 @@ pub(crate) struct Block {
 
 // SAFETY: a block owns its memory and offers nothing but its address range, as `Span` does.
 unsafe impl Send for Block {}
+// SAFETY: as above; `&Block` offers nothing else either.
+unsafe impl Sync for Block {}
 
 impl Block {
     /// `len_bytes` zero bytes; a multiple of eight.
