@@ -104,7 +104,7 @@ pub mod tuner;
 pub mod types;
 
 pub use bootstrap::UniqueId;
-pub use comm::{Buffer, Communicator, Explanation, Failed, Group, Options, Owned, Tune, Work};
+pub use comm::{Buffer, Communicator, DeviceBuffer, Explanation, Failed, Group, Options, Owned, Tune, Work};
 pub use element::{Element, F8E4M3, F8E5M2};
 pub use engine::{Call, Counts};
 pub use error::{BufferState, Error, OpId, Result, Signature};

@@ -1,5 +1,6 @@
 //! Memory that peers can map, and the owners that a nonblocking call accepts.
 
+use super::device_buffer::DeviceBuffer;
 use crate::element::Element;
 use crate::memory::Span;
 use crate::transport::shm::Block;
@@ -62,7 +63,7 @@ impl<T: Element> std::fmt::Debug for Buffer<T> {
     }
 }
 
-/// Memory that a nonblocking call can own until it ends: a `Vec` or a [`Buffer`].
+/// Memory that a nonblocking call can own until it ends: a `Vec`, a [`Buffer`] or a [`DeviceBuffer`].
 pub trait Owned<T: Element>: Send + 'static + private::Sealed {
     /// Where the elements are. They stay there while the owner is moved about.
     #[doc(hidden)]
@@ -81,8 +82,15 @@ impl<T: Element> Owned<T> for Buffer<T> {
     }
 }
 
+impl<T: Element> Owned<T> for DeviceBuffer<T> {
+    fn lend(&mut self) -> Span {
+        self.span()
+    }
+}
+
 mod private {
     pub trait Sealed {}
     impl<T> Sealed for Vec<T> {}
     impl<T: crate::Element> Sealed for super::Buffer<T> {}
+    impl<T: crate::Element> Sealed for super::DeviceBuffer<T> {}
 }

@@ -8,6 +8,7 @@
 mod buffer;
 mod calls;
 pub(crate) mod census;
+mod device_buffer;
 mod dialler;
 mod explain;
 mod fabric;
@@ -33,6 +34,7 @@ mod audit_tests;
 mod tuning_tests;
 
 pub use buffer::{Buffer, Owned};
+pub use device_buffer::DeviceBuffer;
 pub use explain::Explanation;
 pub use group::Group;
 pub use options::Options;
@@ -41,7 +43,7 @@ pub use work::{Failed, Work};
 
 use crate::bootstrap::{Config, Registration, Root, RootAddr, UniqueId, launcher};
 use crate::element::Element;
-use crate::engine::{Engine, Fate, Lane, Patience, Settings};
+use crate::engine::{Engine, Fate, Lane, Offload, Patience, Settings};
 use crate::error::{Error, Result};
 use crate::topology::detect;
 use crate::transport::Shared;
@@ -284,7 +286,8 @@ impl Communicator {
             endpoint.watch(comm, Box::new(move || waker.wake()));
         }
         let shared = neighbours.map(|neighbours| Box::new(neighbours) as Box<dyn Shared>);
-        let lane = Lane::new(settings, fate.clone(), shared, Box::new(links));
+        let mut lane = Lane::new(settings, fate.clone(), shared, Box::new(links));
+        lane.offload = options.device.clone().map(Offload::new);
         let pace = lane.pace.clone();
         let herald = Herald { control: Arc::downgrade(&world.control), comm, me };
         let wake = {

@@ -3,6 +3,7 @@
 
 use super::tuning::Tune;
 use crate::bootstrap::{Rhythm, StoreChoice};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::schedule::catalogue::Algorithm;
 use crate::topology::TransportChoice;
@@ -12,12 +13,13 @@ use crate::transport::tcp::Guard;
 use crate::transport::tcp::interface::PortRange;
 use crate::tuner::table::{CHANNELS, SLICE_BYTES};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Deadlines are sums of a clock and a timeout, and must not overflow.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
-/// Settings of a communicator. All ranks must use the same, except `interface` and `port_range`; of `tune` and `tune_file`
+/// Settings of a communicator. All ranks must use the same, except `device`, `interface` and `port_range`; of `tune` and `tune_file`
 /// only rank 0's count.
 ///
 /// | field | variable | default |
@@ -27,6 +29,7 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// | `heartbeat` | `ROUNDEL_HEARTBEAT_MS`, 0: off | 100 |
 /// | `heartbeat_timeout` | `ROUNDEL_HEARTBEAT_TIMEOUT_MS` | 1 000 |
 /// | `store` | `ROUNDEL_STORE` = `embedded`, `etcd://host:port,host:port` | `embedded` |
+/// | `device` | `ROUNDEL_DEVICE` = `cpu`, `emulated` (see [`open`](crate::device::open)) | `cpu` |
 /// | `transport` | `ROUNDEL_TRANSPORT` = `auto`, `memory`, `shm`, `tcp`, `fabric` | `auto` |
 /// | `fabric_provider` | `ROUNDEL_FABRIC_PROVIDER` = `efa`, `verbs;ofi_rxm`, `net`, `tcp;ofi_rxm`, `shm`, ... | the first of these that is here, but `shm` |
 /// | `algorithm` | `ROUNDEL_ALGO` = `ring`, `tree`, ... | by size and topology, or what `tune` found |
@@ -65,6 +68,9 @@ pub struct Options {
     /// Where the job keeps who has been given up and where its root is, so that it survives the loss of any host:
     /// "It survives" in the README, and [`StoreChoice`]. A job of one rank keeps nothing before it invites somebody.
     pub store: StoreChoice,
+    /// The device on which buffers of calls may lie; `None`: all are in host memory. Each rank has its own: ranks with and
+    /// without one, and with devices of different kinds, make calls together.
+    pub device: Option<Arc<dyn Device>>,
     /// How ranks reach each other.
     pub transport: TransportChoice,
     /// Which of libfabric's providers to use. `auto` uses libfabric between hosts only for `efa` and `verbs;ofi_rxm`, where
@@ -121,6 +127,7 @@ impl Default for Options {
             heartbeat: Rhythm::default().interval,
             heartbeat_timeout: Rhythm::default().timeout,
             store: StoreChoice::Embedded,
+            device: None,
             transport: TransportChoice::Auto,
             fabric_provider: None,
             algorithm: None,
@@ -144,12 +151,13 @@ impl Default for Options {
 
 impl Options {
     /// The names that [`Options::set`] knows. `ROUNDEL_` and the name in capitals is the variable.
-    pub const NAMES: [&str; 22] = [
+    pub const NAMES: [&str; 23] = [
         "timeout_ms",
         "init_timeout_ms",
         "heartbeat_ms",
         "heartbeat_timeout_ms",
         "store",
+        "device",
         "transport",
         "fabric_provider",
         "algo",
@@ -204,6 +212,10 @@ impl Options {
             "heartbeat_ms" => self.heartbeat = millis()?,
             "heartbeat_timeout_ms" => self.heartbeat_timeout = millis()?,
             "store" => self.store = parse(name, value, "embedded, or etcd://host:port,host:port")?,
+            "device" => {
+                let open = crate::device::open(value);
+                self.device = open.map_err(|error| Error::invalid(format!("{}: {error}", variable(name))))?;
+            }
             "transport" => self.transport = parse(name, value, "auto, memory, shm, tcp or fabric")?,
             "fabric_provider" => self.fabric_provider = Some(value.to_string()),
             "algo" => self.algorithm = Some(parse(name, value, &Algorithm::ALL.map(Algorithm::name).join(", "))?),

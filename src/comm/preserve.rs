@@ -3,10 +3,11 @@
 
 use super::Communicator;
 use super::calls::call;
+use crate::device::{Device, Memory, copy_now};
 use crate::element::Element;
 use crate::engine::{Call, Counts};
 use crate::error::{Error, Result};
-use crate::memory::lend_mut;
+use crate::memory::{Span, lend_mut};
 use crate::types::{Collective, ReduceOp};
 
 impl Communicator {
@@ -64,19 +65,26 @@ impl Communicator {
             return Err(Error::unsupported(format!("a preserving {}; there is one of all_reduce", call.collective)));
         }
         self.check(call)?;
-        let mut result = Vec::new();
-        let outcome = self.make_room(&mut result, call.output.len()).and_then(|()| {
-            // In words, which are aligned for every element.
-            let room = lend_mut(&mut result).cut(0, call.output.len());
-            self.run(&Call { output: room, ..call.clone() }).map(|()| room)
+        // Of the kind that the call's own is.
+        let device = self.options().device.clone().filter(|device| device.holds(call.output));
+        let outcome = self.make_room(device.as_deref(), call.output.len()).and_then(|mut result| {
+            let room = result.span(call.output.len());
+            self.run(&Call { output: room, ..call.clone() }).map(|()| result)
         });
         if outcome.as_ref().is_err_and(Error::is_recoverable) {
             // Refused before anything was sent, here as everywhere.
             return outcome.map(drop);
         }
         if self.agree(outcome.is_ok())? {
-            call.output.copy_from(outcome?);
-            return Ok(());
+            let mut result = outcome?;
+            let room = result.span(call.output.len());
+            return match device {
+                Some(device) => copy_now(&*device, room, call.output),
+                None => {
+                    call.output.copy_from(room);
+                    Ok(())
+                }
+            };
         }
         outcome?;
         // Another rank's call failed, and took the communicator with it; the news may still be on its way.
@@ -85,15 +93,40 @@ impl Communicator {
     }
 
     /// Memory for the result. Where there is none the other ranks are told, who would wait for this one's part.
-    fn make_room(&self, words: &mut Vec<u64>, len_bytes: usize) -> Result<()> {
+    fn make_room(&self, device: Option<&dyn Device>, len_bytes: usize) -> Result<Room> {
+        let room = match device {
+            Some(device) => device.alloc(len_bytes).map(Room::Device),
+            None => Room::on_host(len_bytes),
+        };
+        room.inspect_err(|error| self.abort(&error.to_string()))
+    }
+}
+
+/// Where a result waits until all agree to it.
+enum Room {
+    /// In words, which are aligned for every element.
+    Host(Vec<u64>),
+    Device(Memory),
+}
+
+impl Room {
+    fn on_host(len_bytes: usize) -> Result<Room> {
+        let mut words = Vec::new();
         let count = len_bytes.div_ceil(size_of::<u64>());
-        words.try_reserve_exact(count).map_err(|error| {
+        words.try_reserve_exact(count).map_err(|_| {
             let what = format!("{len_bytes} bytes for the result of a preserving call");
-            self.abort(&format!("{what}: {error}"));
             Error::system(what, std::io::Error::from(std::io::ErrorKind::OutOfMemory))
         })?;
         words.resize(count, 0);
-        Ok(())
+        Ok(Room::Host(words))
+    }
+
+    /// The bytes, good for as long as the room is.
+    fn span(&mut self, len_bytes: usize) -> Span {
+        match self {
+            Room::Host(words) => lend_mut(words).cut(0, len_bytes),
+            Room::Device(memory) => memory.span(),
+        }
     }
 }
 

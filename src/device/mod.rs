@@ -21,17 +21,17 @@
 //! - a queue instead of a return: work is put in line and a [`Mark`] behind it, and the engine asks whether it was passed.
 #![deny(unsafe_code)]
 
-#[cfg(test)]
-pub(crate) mod apart;
+mod choice;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod contract;
+pub mod emulated;
 #[allow(unsafe_code)]
 pub mod host;
-#[cfg(test)]
 #[allow(unsafe_code)]
-pub(crate) mod names;
+mod names;
 #[cfg(test)]
 pub(crate) mod samples;
 
+pub use choice::open;
 pub use contract::{Device, Mark, Memory, Queue, copy_now};

@@ -7,6 +7,7 @@ use super::audit::Audit;
 use super::call::Call;
 use super::completion::Completion;
 use super::lane::Lane;
+use super::offload::HOST;
 use super::plan::CallKey;
 use super::task::Task;
 use crate::error::Result;
@@ -21,7 +22,9 @@ impl Lane {
     /// Whoever boards it calls [`Lane::poll_express`] until it is over, or [`Lane::park`].
     pub(crate) fn board(&mut self, call: &Call, in_place: bool) -> bool {
         let is_audited = self.settings.verifies && Audit::applies_to(call, self.settings.world());
-        if !self.tasks.is_empty() || is_audited || matches!(call.op, Some(ReduceOp::PreMulSum(_))) {
+        // A device would keep this thread waiting.
+        let is_remote = self.domain_of(call) != Ok(HOST);
+        if !self.tasks.is_empty() || is_audited || is_remote || matches!(call.op, Some(ReduceOp::PreMulSum(_))) {
             return false;
         }
         // Most calls are like one of the calls before; for the small ones it does not matter where the buffers are.
@@ -38,7 +41,7 @@ impl Lane {
         }
         let Some(prepared) = self.plans.recall(&key).filter(|prepared| prepared.plan.is_local()) else { return false };
         let signature = self.sign(call);
-        let mut task = self.task(prepared, call, in_place, mapped, signature);
+        let mut task = self.task(prepared, call, in_place, mapped, signature, (HOST, None));
         task.allocate_scratch();
         self.express = Some(task);
         true

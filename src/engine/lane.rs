@@ -11,12 +11,13 @@ use super::call::Call;
 use super::completion::Completion;
 use super::fate::Fate;
 use super::local;
+use super::offload::{HOST, Offload, Remote};
 use super::pace::Pace;
 use super::plan::{CallKey, Plans, Prepared, Way};
 use super::planted::{Mistake, is_planted};
 use super::port::{Connector, Link};
 use super::remains::InputUse;
-use super::scaling::Scaling;
+use super::scaling::{Kept, Scaling};
 use super::settings::Settings;
 use super::task::{Parts, Room, Slots, Task, signature};
 use crate::engine::layout::Layout;
@@ -48,6 +49,8 @@ pub(crate) struct Lane {
     pub(crate) plans: Plans,
     pub(crate) shared: Option<Box<dyn Shared>>,
     pub(super) connector: Box<dyn Connector>,
+    /// Where calls on device memory are worked on.
+    pub(crate) offload: Option<Offload>,
     pub(super) links: Vec<Link>,
     link_of: HashMap<Port, usize>,
     pub(super) tasks: VecDeque<Box<Task>>,
@@ -95,6 +98,17 @@ struct HoldUp {
     ends_by_itself: bool,
 }
 
+/// Reads memory of either kind.
+fn fetch(offload: &mut Option<Offload>, domain: u8, from: Span, bytes: &mut [u8]) -> Result<()> {
+    match Offload::of(offload, domain) {
+        Some(offload) => offload.fetch(from, bytes),
+        None => {
+            from.read(bytes);
+            Ok(())
+        }
+    }
+}
+
 /// Which link ends and signals earlier calls still need.
 #[derive(Default)]
 struct Claims {
@@ -117,6 +131,7 @@ impl Lane {
             pace: Arc::default(),
             shared,
             connector,
+            offload: None,
             links: Vec::new(),
             link_of: HashMap::new(),
             tasks: VecDeque::new(),
@@ -181,26 +196,46 @@ impl Lane {
         finish: impl FnOnce(&mut Task),
     ) -> Result<()> {
         let input_use = InputUse::of(&call, in_place);
-        let scaling = Scaling::take_from(&mut call, &mut in_place);
-        let mapped = self.reachable(&call);
+        let domain = self.domain_of(&call)?;
+        let scaling = Scaling::take_from(&mut call, &mut in_place, Offload::of(&mut self.offload, domain).as_deref())?;
+        let mapped = self.is_reachable(&call, domain);
         let prepared = self.prepare(&call, in_place, mapped)?;
+        // What a device may refuse it refuses before the call is counted.
+        let stage_bytes = self.settings.stage_bytes;
+        let device = Offload::of(&mut self.offload, domain);
+        let remote = device.map(|device| device.equip(&prepared, stage_bytes)).transpose()?;
+        let is_scaled = scaling.is_some();
+        let device = Offload::of(&mut self.offload, domain);
+        let kept = scaling.map(|scaling| scaling.run(device)).transpose()?;
         let signature = self.sign(&call);
-        let mut task = self.task(prepared, &call, in_place, mapped, signature);
+        let mut task = self.task(prepared, &call, in_place, mapped, signature, (domain, remote));
         task.started = Some(now);
         task.input_use = match input_use {
-            InputUse::Overwritten if scaling.is_some() => InputUse::Spent,
+            InputUse::Overwritten if is_scaled => InputUse::Spent,
             input_use => input_use,
         };
         finish(&mut task);
-        task.owned.extend(scaling.and_then(Scaling::run));
+        if let (true, Some(remote)) = (is_scaled, &mut task.remote) {
+            remote.expect_work();
+        }
+        match (kept, &mut task.remote) {
+            (Some(Kept::Host(block)), _) => task.owned.push(block),
+            (Some(Kept::Device(memory)), Some(remote)) => remote.scaled = Some(memory),
+            _ => {}
+        }
         task.allocate_scratch();
         self.tasks.push_back(task);
         Ok(())
     }
 
-    /// Whether every neighbour can reach the call's buffers.
+    /// Whether every neighbour can reach the call's buffers, which are in host memory.
     pub(super) fn reachable(&self, call: &Call) -> bool {
-        self.shared.as_deref().is_some_and(|shared| local::reachable(shared, call))
+        self.is_reachable(call, HOST)
+    }
+
+    /// Whether every neighbour can reach the call's buffers, given where they are.
+    fn is_reachable(&self, call: &Call, domain: u8) -> bool {
+        self.shared.as_deref().is_some_and(|shared| local::reachable(shared, call, domain))
     }
 
     /// Counts a call.
@@ -216,6 +251,7 @@ impl Lane {
         in_place: bool,
         mapped: bool,
         signature: Signature,
+        (domain, remote): (u8, Option<Box<Remote>>),
     ) -> Box<Task> {
         let Prepared { plan, layout, slice_bytes, depends_on_mapping, .. } = prepared;
         let message = call.collective == Collective::SendRecv;
@@ -234,6 +270,8 @@ impl Lane {
             plan,
             layout,
             call: call.clone(),
+            domain,
+            remote,
         }))
     }
 
@@ -302,7 +340,8 @@ impl Lane {
             if task.is_over() && task.is_flushed() {
                 let task = tasks.remove(index).expect("index is in range");
                 if let (true, Some(audit)) = (task.is_audited, tasks.get_mut(index)) {
-                    audit.audit.as_mut().expect("an audit stands right behind its call").release(task.remains());
+                    let audit = audit.audit.as_mut().expect("an audit stands right behind its call");
+                    audit.release(task.remains(), |span, bytes| fetch(&mut self.offload, task.domain, span, bytes))?;
                 }
                 self.retire(task)?;
                 moved = true;
@@ -332,6 +371,9 @@ impl Lane {
             if !(task.round_is_done() && task.next_round()) {
                 break;
             }
+        }
+        if task.round_is_done() && task.remote.as_ref().is_some_and(|remote| !remote.is_settled()) {
+            moved |= self.has_caught_up(task)?;
         }
         claims.signals |= task.plan.uses_signals();
         self.claim_ends(task, claims)?;
@@ -376,12 +418,14 @@ impl Lane {
                 shared.leave();
             }
         }
+        let is_remote = task.remote.is_some();
+        self.take_back(&mut task);
         let verdict = task.audit.as_ref().map_or(Ok(()), |audit| audit.verdict());
         if let Some(completion) = task.completion.take() {
             completion.finish(verdict.clone());
         }
         task.is_audited = false;
-        if task.audit.is_none() && task.key.is_some() && task.owned.is_empty() {
+        if task.audit.is_none() && task.key.is_some() && task.owned.is_empty() && !is_remote {
             if self.spares.len() == SPARES {
                 self.spares.swap_remove(0);
             }
@@ -393,6 +437,7 @@ impl Lane {
     /// Ends all calls in flight with the communicator's error. Returns when no neighbour of this process touches this
     /// rank's buffers any more.
     pub(crate) fn fail(&mut self, error: &Error) {
+        self.quiesce_device();
         if let Some(shared) = &mut self.shared {
             if self.tasks.iter().any(|task| task.inside) {
                 shared.leave();

@@ -20,6 +20,7 @@
 
 use super::call::Call;
 use super::lane::Lane;
+use super::offload::HOST;
 use super::planted::{Mistake, is_planted};
 use super::task::{Entry, Task};
 use crate::bare::IS_BARE;
@@ -46,11 +47,24 @@ pub(super) const INLINE_BYTES: usize = MESSAGE_BYTES - size_of::<Signature>();
 const UNREACHABLE: u64 = u64::MAX;
 
 /// The word that tells neighbours where a buffer is.
-fn address_word(shared: &dyn Shared, span: Span) -> u64 {
+fn address_word(shared: &dyn Shared, span: Span, domain: u8) -> u64 {
     if span.is_empty() {
         return Address::to_word(None);
     }
-    shared.address_of(span).map_or(UNREACHABLE, |address| Address::to_word(Some(address)))
+    let address = match domain {
+        HOST => shared.address_of(span),
+        // Devices work on each other's memory within a process.
+        domain => shared.is_one_process().then(|| Address::Device { domain, address: span.addr() as u64 }),
+    };
+    address.map_or(UNREACHABLE, |address| Address::to_word(Some(address)))
+}
+
+/// Where what such a word names lies: the host or a domain of devices; `None` for no bytes at all.
+fn home(word: u64) -> Option<u8> {
+    Address::from_word(word).map(|address| match address {
+        Address::Arena(_) | Address::Process(_) => HOST,
+        Address::Device { domain, .. } => domain,
+    })
 }
 
 /// The neighbour's buffer behind such a word.
@@ -62,8 +76,8 @@ fn resolve(shared: &dyn Shared, neighbour: usize, word: u64, len_bytes: usize) -
 }
 
 /// True when every neighbour can reach the call's buffers.
-pub(super) fn reachable(shared: &dyn Shared, call: &Call) -> bool {
-    address_word(shared, call.input) != UNREACHABLE && address_word(shared, call.output) != UNREACHABLE
+pub(super) fn reachable(shared: &dyn Shared, call: &Call, domain: u8) -> bool {
+    [call.input, call.output].into_iter().all(|span| address_word(shared, span, domain) != UNREACHABLE)
 }
 
 /// How a wait ended.
@@ -101,7 +115,8 @@ pub(super) fn signal(task: &mut Task, shared: &mut dyn Shared, me: usize, signal
     if task.entry == Entry::Fresh {
         let mine = shared.message(me, task.parity);
         if task.depends_on_mapping {
-            let (input, output) = (address_word(shared, task.call.input), address_word(shared, task.call.output));
+            let word = |span| address_word(shared, span, task.domain);
+            let (input, output) = (word(task.call.input), word(task.call.output));
             mine.write_value(&EntryMessage { signature: task.signature, input, output });
         } else if !IS_BARE {
             mine.write_value(&task.signature);
@@ -154,12 +169,16 @@ fn agree(lane: &mut Lane, task: &mut Task) -> Result<Waited> {
     let shared = lane.shared.as_deref_mut().expect("checked by the caller");
     let neighbours = lane.settings.neighbours();
     let announced = |neighbour| message::<EntryMessage>(&*shared, neighbour, task.parity);
-    let is_mapped = |neighbour| {
+    let words = |neighbour| {
         let EntryMessage { input, output, .. } = announced(neighbour);
-        input != UNREACHABLE && output != UNREACHABLE
+        [input, output]
     };
-    let mapped = (0..neighbours.len()).filter(|&neighbour| is_mapped(neighbour)).count();
-    if mapped != 0 && mapped != neighbours.len() {
+    let is_mapped = |neighbour: &usize| !words(*neighbour).contains(&UNREACHABLE);
+    let mapped = (0..neighbours.len()).filter(is_mapped).count();
+    let mut homes = (0..neighbours.len()).filter(is_mapped).flat_map(words).filter_map(home);
+    let first_home = homes.next();
+    let is_one_home = homes.all(|home| Some(home) == first_home);
+    if mapped != 0 && (mapped != neighbours.len() || !is_one_home) {
         let prepared = lane.prepare(&task.call, task.in_place, false)?;
         task.replan(prepared, lane.settings.stage_bytes);
         // The first signal is spent, on every rank.

@@ -15,11 +15,13 @@ mod crank;
 mod driver;
 mod express;
 pub mod fate;
+mod ferry;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod lane;
 mod layout;
 mod local;
+mod offload;
 mod outlook;
 mod pace;
 mod patience;
@@ -45,6 +47,7 @@ pub use fate::Fate;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) use lane::Effort;
 pub(crate) use lane::Lane;
+pub(crate) use offload::Offload;
 pub(crate) use pace::Pace;
 pub(crate) use patience::Patience;
 #[cfg(any(test, feature = "sim"))]

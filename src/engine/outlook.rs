@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::lane::{Effort, Lane};
+use super::offload::DEVICE_NAP;
 use super::planted::{Mistake, is_planted};
 use super::verdict::LEFT;
 use crate::error::{Error, Result, Signature};
@@ -53,6 +54,9 @@ impl Lane {
 
     /// How long to sleep at most: to wake up in time to report a stall, then seldom.
     pub(crate) fn nap(&self, now: Instant, idle_since: Instant) -> Duration {
+        if self.awaits_device() {
+            return DEVICE_NAP;
+        }
         let idle = now.saturating_duration_since(idle_since);
         if idle > STALL { NAP.min(self.time_left(now)) } else { STALL - idle + Duration::from_millis(1) }
     }

@@ -116,6 +116,11 @@ pub(super) enum What {
 }
 
 impl Step {
+    /// It copies or reduces.
+    pub(super) fn moves_bytes(&self) -> bool {
+        matches!(self.what, What::Copy { .. } | What::Reduce { .. })
+    }
+
     /// All of them, in order.
     pub(super) fn all(plan: &Plan, me: Rank, layout: &Layout, slot_bytes: usize) -> Vec<Step> {
         let place = |loc: &Loc| Place::new(*loc, me, layout, slot_bytes);

@@ -3,6 +3,7 @@
 
 use super::lane::{Effort, Lane};
 use super::local;
+use super::offload::{AtWork, Offload};
 use super::places::{Step, What};
 use super::plan::Way;
 use super::task::{Reach, Task};
@@ -38,6 +39,9 @@ impl Lane {
         if !greeted {
             (link.full, link.hungry) = (link.full | (run.way == Way::Out), link.hungry | (run.way == Way::In));
             return Ok(false);
+        }
+        if task.remote.is_some() {
+            return Ok(self.poll_ferry(task, index)? | moved);
         }
         while let Some(&op) = run.ops.get(task.runs[index].next) {
             let op = op as usize;
@@ -100,6 +104,17 @@ impl Lane {
         let mut moved = false;
         while let Some(step) = steps.get(task.local_next) {
             let (past_bytes, len_bytes) = task.round.extent(step.chunk_bytes);
+            match self.look_at_step(task)? {
+                AtWork::Nothing => {}
+                AtWork::Still => break,
+                AtWork::Done(bytes) => {
+                    moved = true;
+                    if task.advance(step.op, bytes, len_bytes) {
+                        task.local_next += 1;
+                    }
+                    continue;
+                }
+            }
             let (mark, room) = match is_straight {
                 true => (0, len_bytes),
                 false => match task.reach(step.op) {
@@ -110,6 +125,9 @@ impl Lane {
             let span = |place| task.bases.span(place, past_bytes, task.parity, mark, room);
             match &step.what {
                 What::Signal => {
+                    if !self.has_caught_up(task)? {
+                        break;
+                    }
                     let shared = self.shared.as_deref_mut().expect("programs with signals run where memory is shared");
                     let me = local::position(self.settings.neighbours(), self.settings.me);
                     local::signal(task, shared, me, &mut self.signals);
@@ -123,7 +141,10 @@ impl Lane {
                     let outputs = &mut self.operands.1;
                     outputs.clear();
                     outputs.extend(into.iter().map(span));
-                    host::copy(span(from), outputs, host::Store::Cached);
+                    match Offload::of(&mut self.offload, task.domain) {
+                        None => host::copy(span(from), outputs, host::Store::Cached),
+                        Some(device) => device.queue()?.copy(span(from), outputs)?,
+                    }
                 }
                 What::Reduce { from, into, last } => {
                     let (inputs, outputs) = &mut self.operands;
@@ -131,10 +152,22 @@ impl Lane {
                     inputs.extend(from.iter().map(span));
                     outputs.clear();
                     outputs.extend(into.iter().map(span));
-                    host::reduce(&task.fold, *last, inputs, outputs, host::Store::Cached);
+                    match Offload::of(&mut self.offload, task.domain) {
+                        None => host::reduce(&task.fold, *last, inputs, outputs, host::Store::Cached),
+                        Some(device) => device.queue()?.reduce(&task.fold, *last, inputs, outputs)?,
+                    }
                 }
             }
             moved = true;
+            if step.moves_bytes()
+                && room > 0
+                && let (Some(device), Some(remote)) = (Offload::of(&mut self.offload, task.domain), &mut task.remote)
+            {
+                remote.put(device.queue()?, room, is_straight)?;
+                if !is_straight {
+                    continue;
+                }
+            }
             if !is_straight && !task.advance(step.op, room, len_bytes) {
                 break;
             }

@@ -6,6 +6,7 @@ use super::call::{Call, Counts};
 use super::completion::Completion;
 use super::layout::{Layout, Round};
 use super::local::INLINE_BYTES;
+use super::offload::Remote;
 use super::places::{Bases, Place, Step, measured};
 use super::plan::{CallKey, Plan, Prepared, Way};
 use super::port::{Greeting, Header};
@@ -58,6 +59,10 @@ pub(crate) struct Task {
     pub(super) bases: Bases,
     /// Both halves of everybody's staging memory are among the bases.
     pub(super) is_staged: bool,
+    /// Where its buffers are: the host, or a domain of devices.
+    pub(super) domain: u8,
+    /// What it has beyond others where that is not the host.
+    pub(super) remote: Option<Box<Remote>>,
     /// Private slots and a scaled input, kept alive.
     pub(super) owned: Vec<Block>,
     /// The ops that move over no link.
@@ -119,6 +124,8 @@ pub(super) struct Parts {
     pub(super) links: Vec<usize>,
     pub(super) timeout: Duration,
     pub(super) in_place: bool,
+    pub(super) domain: u8,
+    pub(super) remote: Option<Box<Remote>>,
 }
 
 impl Task {
@@ -137,6 +144,8 @@ impl Task {
             links,
             timeout,
             in_place,
+            domain,
+            remote,
         } = parts;
         let room = Room { stage_bytes, slice_bytes };
         let Slots { slot_bytes, round, is_inline } = slots(&plan, &layout, room, depends_on_mapping);
@@ -155,6 +164,8 @@ impl Task {
                 Bases::new(call.input, call.output, if is_shared { world } else { 0 })
             },
             is_staged: false,
+            domain,
+            remote,
             owned: Vec::new(),
             steps: Step::all(&plan, me, &layout, slot_bytes),
             slot_bytes,
@@ -256,11 +267,22 @@ impl Task {
 
     /// What an op may move now, in this round; `None` while it is held back.
     pub(super) fn reach(&mut self, op: usize) -> Option<Reach> {
-        let (_, len_bytes) = self.round.extent(self.chunk_bytes(&self.plan.program.ops[op]));
-        let limit = self.progress.limit(&self.plan.order, op, len_bytes, self.fold.dtype().size_bytes())?;
+        let len_bytes = self.round_bytes(op);
+        let limit = self.limit(op)?;
         let mark = self.progress.mark(op);
         let room = limit - mark;
         (room > 0 || len_bytes == 0).then_some(Reach { len_bytes, mark, room })
+    }
+
+    /// How far an op may go in this round; `None` while it is held back.
+    pub(super) fn limit(&mut self, op: usize) -> Option<usize> {
+        let len_bytes = self.round_bytes(op);
+        self.progress.limit(&self.plan.order, op, len_bytes, self.fold.dtype().size_bytes())
+    }
+
+    /// Bytes that an op moves in this round.
+    pub(super) fn round_bytes(&self, op: usize) -> usize {
+        self.round.extent(self.chunk_bytes(&self.plan.program.ops[op])).1
     }
 
     /// Notes that an op has moved so many bytes; true when that was all of it.
@@ -285,6 +307,9 @@ impl Task {
             return false;
         }
         self.round.index += 1;
+        if let Some(remote) = &mut self.remote {
+            remote.rewind();
+        }
         self.restart();
         true
     }
@@ -298,18 +323,21 @@ impl Task {
     /// Gives the program its private slots: those that it calls so, and those for staging where nobody shares them, on a host
     /// of one rank.
     pub(super) fn allocate_scratch(&mut self) {
-        let Program { scratch_slots, stage_slots, .. } = self.plan.program;
-        if scratch_slots > 0 {
-            let scratch = self.allocate(scratch_slots);
-            self.bases.set_scratch(scratch);
-        }
-        if stage_slots > 0 && !self.plan.uses_signals() {
-            let stage = self.allocate(stage_slots);
+        let private = private_slots(&self.plan);
+        let (scratch, stage) = match self.remote.as_deref() {
+            Some(remote) => remote.private(),
+            None => (self.allocate(private.scratch), self.allocate(private.stage)),
+        };
+        self.bases.set_scratch(scratch);
+        if private.stage > 0 {
             self.bases.set_stage(self.me, [stage; 2]);
         }
     }
 
     fn allocate(&mut self, slots: u32) -> Span {
+        if slots == 0 {
+            return Span::EMPTY;
+        }
         let block = Block::new(slots as usize * self.slot_bytes);
         let span = block.span();
         self.owned.push(block);
@@ -332,7 +360,11 @@ impl Task {
 
     /// Every op of every round is done, and every header has been exchanged.
     pub(super) fn is_over(&self) -> bool {
-        self.round_is_done() && !self.has_more_rounds() && self.runs.iter().all(|run| run.greeting.is_done())
+        let is_settled = self.remote.as_ref().is_none_or(|remote| remote.is_settled());
+        is_settled
+            && self.round_is_done()
+            && !self.has_more_rounds()
+            && self.runs.iter().all(|run| run.greeting.is_done())
     }
 }
 
@@ -343,6 +375,17 @@ fn fold(call: &Call, world: u32) -> Fold {
         Some(op) => op,
     };
     Fold::new(call.dtype, op, world)
+}
+
+/// Slots of a program that only its rank uses.
+pub(super) struct PrivateSlots {
+    pub(super) scratch: u32,
+    pub(super) stage: u32,
+}
+
+pub(super) fn private_slots(plan: &Plan) -> PrivateSlots {
+    let Program { scratch_slots, stage_slots, .. } = plan.program;
+    PrivateSlots { scratch: scratch_slots, stage: if plan.uses_signals() { 0 } else { stage_slots } }
 }
 
 /// The slots of a plan for one call.

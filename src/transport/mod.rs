@@ -89,6 +89,9 @@ pub trait Shared: Send {
     /// One of the two staging areas of a neighbour.
     fn stage(&self, neighbour: usize, half: usize) -> Span;
 
+    /// All neighbours are threads of this process.
+    fn is_one_process(&self) -> bool;
+
     /// How neighbours can reach this memory, if all of them can.
     fn address_of(&self, span: Span) -> Option<Address>;
 

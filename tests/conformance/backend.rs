@@ -176,6 +176,10 @@ fn in_processes(backend: Backend, suite: Suite, world: usize, options: &Options)
             .env("ROUNDEL_WORLD_SIZE", world.to_string())
             .env("ROUNDEL_HOST_ID", format!("{}-{}", std::process::id(), &backend.hosts(world)[rank..=rank]))
             .env("ROUNDEL_TRANSPORT", transport)
+            .env(
+                "ROUNDEL_DEVICE",
+                options.device.as_ref().map_or("", |device| device.name().split(':').next().unwrap()),
+            )
             .env("ROUNDEL_IFACE", &interface)
             .env("ROUNDEL_FABRIC_PROVIDER", options.fabric_provider.as_deref().unwrap_or_default())
             .env("ROUNDEL_ALGO", options.algorithm.map_or("", |algorithm| algorithm.name()))

@@ -18,6 +18,7 @@
 mod backend;
 mod bits;
 mod calls;
+mod devices;
 mod flight;
 mod forms;
 mod ledger;
@@ -57,6 +58,6 @@ stamp! {
     [
         every_type_and_operation, counts, roots_homes_and_places, rounds, forced_algorithms, reproducible, same_bits,
         special_values, refused_wishes, barriers, groups, messages, started_calls, progress_without_the_caller, splits,
-        threads, ways, waits_of_several_threads, protected,
+        threads, ways, waits_of_several_threads, protected, devices,
     ]
 }

@@ -1,7 +1,7 @@
 //! The list of suites: what each runs, on how many ranks, with which options.
 
 use crate::backend::Backend;
-use crate::{bits, flight, forms, splits, ways};
+use crate::{bits, devices, flight, forms, splits, ways};
 use roundel::schedule::catalogue::Algorithm;
 use roundel::{Communicator, Options};
 
@@ -51,8 +51,15 @@ const PROTECTED: Suite = Suite {
     ..suite("protected", flight::protected)
 };
 
+const DEVICES: Suite = Suite {
+    options: each_device,
+    near: |n| n < 5 || n == 8,
+    far: |n| n == 2 || n == 3,
+    ..suite("devices", devices::devices)
+};
+
 /// In the order in which `main` stamps them.
-pub const SUITES: [Suite; 19] = [
+pub const SUITES: [Suite; 20] = [
     Suite { far: |n| n == 3, ..suite("every_type_and_operation", forms::every_type_and_operation) },
     suite("counts", forms::counts),
     Suite {
@@ -76,6 +83,7 @@ pub const SUITES: [Suite; 19] = [
     Suite { near: |n| n < 5, far: |n| n == 3, ..suite("ways", ways::ways) },
     Suite { near: |n| n < 5, far: |n| n == 3, ..suite("waits_of_several_threads", flight::waits_of_several_threads) },
     PROTECTED,
+    DEVICES,
 ];
 
 /// Runs a suite on all worlds of a backend that it takes.
@@ -108,6 +116,14 @@ fn each_protection() -> Vec<Options> {
         Options { encrypt: true, checksum: true, verify_results: true, channels: Some(2), ..plain.clone() },
         Options { verify_results: true, ..plain },
     ]
+}
+
+/// The device that every machine can play, with calls of one round and of many, and results that are compared.
+fn each_device() -> Vec<Options> {
+    let device = roundel::device::open("emulated").expect("it needs nothing");
+    let plain = Options { device, ..Options::default() };
+    let small = Options { stage_bytes: 64 << 10, ring_bytes: 4096, verify_results: true, ..plain.clone() };
+    vec![plain, small]
 }
 
 /// Every algorithm as a wish; it holds for the collectives that it can do.

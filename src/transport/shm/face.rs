@@ -30,10 +30,13 @@ impl Shared for Arc<Neighbours> {
         Neighbours::stage(self, neighbour, half)
     }
 
+    fn is_one_process(&self) -> bool {
+        (0..self.len()).all(|neighbour| self.is_same_process(neighbour))
+    }
+
     fn address_of(&self, span: Span) -> Option<Address> {
-        let all_here = || (0..self.len()).all(|neighbour| self.is_same_process(neighbour));
         match Neighbours::address_of(self, span)? {
-            Address::Process(_) if !all_here() => None,
+            Address::Process(_) if !self.is_one_process() => None,
             address => Some(address),
         }
     }

@@ -230,8 +230,8 @@ impl Neighbours {
                 let (all, offset) = (arena.span(), usize::try_from(offset).ok()?);
                 (offset <= all.len() && len_bytes <= all.len() - offset).then(|| all.cut(offset, len_bytes))
             }
-            Address::Process(_) if !arena.is_same_process() => None,
-            Address::Process(address) => {
+            Address::Process(_) | Address::Device { .. } if !arena.is_same_process() => None,
+            Address::Process(address) | Address::Device { address, .. } => {
                 let start = usize::try_from(address).ok().filter(|start| *start != 0)?;
                 start.checked_add(len_bytes).filter(|_| len_bytes <= isize::MAX as usize)?;
                 // SAFETY: a rank of this very process (asked above) made the address of a span of its own, whose promise

@@ -126,6 +126,11 @@ impl Shared for SimShared {
         memory.ranks[neighbour].stage.span().cut(half * memory.stage_bytes, memory.stage_bytes)
     }
 
+    /// Devices are not simulated.
+    fn is_one_process(&self) -> bool {
+        false
+    }
+
     fn address_of(&self, span: Span) -> Option<Address> {
         let arena = self.host.lock().ranks[self.me].arena.span();
         let inside = span.addr() >= arena.addr() && span.addr() + span.len() <= arena.addr() + arena.len();

@@ -1,8 +1,8 @@
 //! A device for tests, on any machine: memory of its own that the host cannot touch, and a queue that is as late as it can be.
 //!
-//! Its memory is ordinary memory under a name ([`Names`]), so a host that takes the one for the other is stopped by the
-//! system. Its queue does nothing until somebody asks for a mark, and then one piece of work for each question: whoever
-//! does not ask for the mark that he depends on finds the old bytes.
+//! Its memory is ordinary memory under a name, so a host that takes the one for the other is stopped by the system. Its queue
+//! does nothing until somebody asks for a mark, and then one piece of work for each question: whoever does not ask for the
+//! mark that he depends on finds the old bytes.
 #![forbid(unsafe_code)]
 
 use super::contract::{Device, Mark, Memory, Queue};
@@ -20,20 +20,34 @@ use std::sync::{Arc, LazyLock};
 static NAMES: LazyLock<Arc<Names<Span>>> = LazyLock::new(Arc::default);
 
 /// The device. All of them share one domain.
+///
+/// ```
+/// use roundel::device::emulated::Emulated;
+/// use roundel::{Communicator, Options, ReduceOp};
+///
+/// let options = Options { device: Some(Emulated::open()), ..Options::default() };
+/// let comm = Communicator::threads(1, options)?.remove(0);
+/// let mut data = comm.alloc_device::<f32>(3)?;
+/// data.write(&[1.0, 2.0, 3.0])?;
+/// let sum = comm.start_all_reduce(data, ReduceOp::Sum)?.wait()?;
+/// assert_eq!(sum.to_vec()?, [1.0, 2.0, 3.0]);
+/// # Ok::<(), roundel::Error>(())
+/// ```
 #[derive(Debug)]
-pub(crate) struct Apart {
+pub struct Emulated {
     /// Pieces of work that still succeed.
     healthy: Arc<AtomicUsize>,
 }
 
-impl Apart {
-    pub(crate) fn new() -> Arc<Apart> {
-        Apart::failing_after(usize::MAX)
+impl Emulated {
+    /// One that works.
+    pub fn open() -> Arc<Emulated> {
+        Emulated::failing_after(usize::MAX)
     }
 
     /// One whose driver reports an error for every piece of work after so many.
-    pub(crate) fn failing_after(pieces: usize) -> Arc<Apart> {
-        Arc::new(Apart { healthy: Arc::new(AtomicUsize::new(pieces)) })
+    pub fn failing_after(pieces: usize) -> Arc<Emulated> {
+        Arc::new(Emulated { healthy: Arc::new(AtomicUsize::new(pieces)) })
     }
 }
 
@@ -43,9 +57,9 @@ struct Kept {
     _block: Block,
 }
 
-impl Device for Apart {
+impl Device for Emulated {
     fn name(&self) -> &str {
-        "apart:0 (memory out of reach)"
+        "emulated:0 (memory out of reach)"
     }
 
     fn domain(&self) -> u8 {
@@ -125,7 +139,7 @@ impl Late {
         let is_healthy = self.healthy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if is_healthy.is_err() {
             self.jobs.clear();
-            return Err(Error::refused_by_system("apart:0: working", "the test said so", 0));
+            return Err(Error::refused_by_system("emulated:0: working", "it was told to fail", 0));
         }
         job.run();
         Ok(())
@@ -168,5 +182,5 @@ impl Queue for Late {
 
 #[test]
 fn it_keeps_the_contract() {
-    super::conformance::conform(&*Apart::new());
+    super::conformance::conform(&*Emulated::open());
 }
