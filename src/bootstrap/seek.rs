@@ -101,10 +101,12 @@ pub(super) fn seek(
         // When patience is over it is tried a last time, from the beginning: this process may have slept over the answer.
         let is_last = since.elapsed() > patience;
         let patience = if is_last { patience / 2 } else { patience };
-        let mut answer = knock(shared, creed, seat.door, patience);
+        let mut answer = knock(shared, creed, seat.door, patience, &|| seat.is_still());
         if let Answer::Elsewhere(address) = answer {
-            answer = knock(shared, creed, address, patience);
+            answer = knock(shared, creed, address, patience, &|| false);
         }
+        // Let in, and kept waiting for longer than any reign takes to begin: no second try is needed.
+        let is_last = is_last || since.elapsed() > 3 * creed.rhythm.timeout;
         match answer {
             Answer::Root(line) => return Ok(line),
             Answer::Expelled(how) => shared.announce(Event::Gone(shared.rank, how)),
@@ -119,7 +121,8 @@ pub(super) fn seek(
             _ if is_last && heir != shared.rank => {
                 shared.announce(Event::Gone(heir, silence(heir, seat.is_still(), since.elapsed())));
             }
-            _ if since.elapsed() > 3 * creed.rhythm.timeout => {
+            // Only this rank itself is left.
+            _ if is_last && since.elapsed() > 3 * creed.rhythm.timeout => {
                 return Err(Error::bootstrap("this rank could not take over from the root that is gone"));
             }
             _ => std::thread::sleep(PAUSE),
@@ -127,13 +130,14 @@ pub(super) fn seek(
     }
 }
 
-fn knock(shared: &Shared, creed: &Creed, door: SocketAddr, patience: Duration) -> Answer {
+/// `is_still`: whoever lives there is seen to be stopped.
+fn knock(shared: &Shared, creed: &Creed, door: SocketAddr, patience: Duration, is_still: &dyn Fn() -> bool) -> Answer {
     let stream = match TcpStream::connect_timeout(&door, patience) {
         Ok(stream) => stream,
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Answer::NobodyThere,
         Err(_) => return Answer::Nothing,
     };
-    match talk(shared, creed, stream, patience) {
+    match talk(shared, creed, stream, patience, is_still) {
         Ok(answer) => answer,
         Err(error) => {
             tracing::debug!(rank = shared.rank, %door, %error, "no root here yet");
@@ -142,7 +146,13 @@ fn knock(shared: &Shared, creed: &Creed, door: SocketAddr, patience: Duration) -
     }
 }
 
-fn talk(shared: &Shared, creed: &Creed, stream: TcpStream, patience: Duration) -> Result<Answer> {
+fn talk(
+    shared: &Shared,
+    creed: &Creed,
+    stream: TcpStream,
+    patience: Duration,
+    is_still: &dyn Fn() -> bool,
+) -> Result<Answer> {
     let unprepared = |error| Error::system("preparing a control connection", error);
     prepare(&stream).map_err(unprepared)?;
     let who = Return {
@@ -160,15 +170,27 @@ fn talk(shared: &Shared, creed: &Creed, stream: TcpStream, patience: Duration) -
     let stream = Arc::new(stream);
     // A reign begins when all have said what they know: it goes before the answer.
     shared.follow(stream.clone(), outbox);
-    let answer = hear_out(shared, stream, inbox, Instant::now() + longest_interregnum(creed.rhythm.timeout));
+    let now = Instant::now();
+    let (doubt_from, deadline) = (now + creed.rhythm.timeout, now + longest_interregnum(creed.rhythm.timeout));
+    let is_vain = || Instant::now() >= deadline || Instant::now() >= doubt_from && is_still();
+    let answer = hear_out(shared, stream, inbox, deadline, &is_vain);
     if !matches!(answer, Ok(Answer::Root(_))) {
         shared.cut();
     }
     answer
 }
 
-/// Waits for the answer to a knock.
-fn hear_out(shared: &Shared, stream: Arc<TcpStream>, mut inbox: Inbox, deadline: Instant) -> Result<Answer> {
+/// Between two looks at a successor that keeps those waiting whom it has let in.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Waits for the answer to a knock, as long as that is not in vain.
+fn hear_out(
+    shared: &Shared,
+    stream: Arc<TcpStream>,
+    mut inbox: Inbox,
+    deadline: Instant,
+    is_vain: &dyn Fn() -> bool,
+) -> Result<Answer> {
     loop {
         match inbox.next::<FromRoot>()? {
             Some(reign @ FromRoot::Reign { .. }) => {
@@ -181,12 +203,12 @@ fn hear_out(shared: &Shared, stream: Arc<TcpStream>, mut inbox: Inbox, deadline:
             Some(_) => return Ok(Answer::Nothing),
             None => {}
         }
-        if Instant::now() >= deadline {
+        if is_vain() {
             return Ok(Answer::Nothing);
         }
         let has_more = shared.link().is_some_and(Link::flush);
         let interest = if has_more { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
-        sleep_until(&mut [PollFd::new(stream.as_fd(), interest)], Some(deadline));
+        sleep_until(&mut [PollFd::new(stream.as_fd(), interest)], Some(deadline.min(Instant::now() + LOOK_AGAIN)));
         let lost = |error| Error::system("waiting for the next root", error);
         if !inbox.fill(&stream).map_err(lost)? {
             return Ok(Answer::Nothing);

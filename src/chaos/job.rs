@@ -87,6 +87,11 @@ impl Clocks {
         Ok(false)
     }
 
+    /// Epochs in which calls have failed.
+    fn epochs(&self) -> impl Iterator<Item = u32> {
+        self.preserved.keys().copied()
+    }
+
     pub(super) fn recovered(&mut self, at: Duration) {
         self.recovered = self.recovered.max(Some(at));
     }
@@ -124,7 +129,7 @@ pub struct Job {
     /// What a process held when it first had so many to talk to, and when it was or was not the lowest.
     limits: BTreeMap<(Hand, usize, bool), Holdings>,
     /// Epochs and members with which ranks have gone on after a loss.
-    stood: BTreeSet<(u32, Vec<Rank>)>,
+    stood: BTreeMap<u32, Option<Vec<Rank>>>,
 }
 
 impl Job {
@@ -152,7 +157,7 @@ impl Job {
             struck: BTreeSet::new(),
             last_words: Vec::new(),
             limits: BTreeMap::new(),
-            stood: BTreeSet::new(),
+            stood: BTreeMap::new(),
         };
         let world = job.world;
         let first = job.crew.start(Entrance::Open { world })?;
@@ -363,12 +368,12 @@ impl Job {
         self.strike_off(victims);
         let (hands, numbers) = (self.hands(), self.numbers());
         let mut clocks = Clocks::new(at);
-        let mut stood = BTreeSet::new();
+        let mut stood = BTreeMap::new();
         self.listen(&hands, |hand, said| match said {
             Said::Striking(now) => Ok(clocks.struck_again(now)),
             Said::Recovered(standing, at) => {
                 clocks.recovered(at);
-                stood.insert((standing.epoch, standing.members.clone()));
+                stood.insert(standing.epoch, Some(standing.members.clone()));
                 match numbers.iter().find(|number| !standing.members.contains(number)) {
                     Some(lost) => Err(format!("process {hand} went on without rank {lost}, which lives")),
                     None => Ok(standing.members.len() == numbers.len()),
@@ -376,6 +381,8 @@ impl Job {
             }
             other => clocks.failed(hand, &other, &numbers),
         })?;
+        // Epochs that they were in, and failed in before any of them could say so.
+        clocks.epochs().for_each(|epoch| _ = stood.entry(epoch).or_insert(None));
         self.stood.extend(stood);
         Ok(clocks.times())
     }
@@ -399,8 +406,8 @@ impl Job {
         Ok(clocks.times())
     }
 
-    /// Ranks have gone on with these members in this epoch.
-    pub(super) fn stood(&self) -> BTreeSet<(u32, Vec<Rank>)> {
+    /// The epochs that ranks have been in, and with which members, where they said so.
+    pub(super) fn stood(&self) -> BTreeMap<u32, Option<Vec<Rank>>> {
         self.stood.clone()
     }
 

@@ -135,7 +135,10 @@ fn woken(job: &mut Job, victim: Seat) -> Result<(), String> {
             // It may have been struck when it was about to go on with the others, had contributed all that they needed for
             // their first call, and now ends it too.
             Said::Recovered(standing, at)
-                if at >= woken_at && !stood.contains(&(standing.epoch, standing.members.clone())) =>
+                if at >= woken_at
+                    && !stood
+                        .get(&standing.epoch)
+                        .is_some_and(|members| members.as_ref().is_none_or(|members| *members == standing.members)) =>
             {
                 return Err(format!("rank {} woke and went on by itself, with {:?}", victim.number, standing.members));
             }

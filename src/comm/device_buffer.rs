@@ -92,3 +92,62 @@ impl Communicator {
         Ok(DeviceBuffer { device, memory, count, elements: PhantomData })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::device::emulated::Emulated;
+    use crate::{Communicator, Error, Options, ReduceOp, UniqueId};
+    use std::sync::Arc;
+
+    /// Three ranks, of which one has a device whose driver gives up in the midst of the calls: all get an error, nobody waits,
+    /// and the one says which device it was.
+    #[test]
+    fn a_device_that_fails_ends_the_call_on_all_ranks() {
+        for transport in ["auto", "tcp"] {
+            let id = UniqueId::with_interface("127.0.0.1").unwrap();
+            let rank = |rank: usize| {
+                let device: Arc<Emulated> = if rank == 1 { Emulated::failing_after(40) } else { Emulated::open() };
+                let mut options = Options { device: Some(device), ..Options::default() };
+                options.set("transport", transport).unwrap();
+                let comm = Communicator::init_with(&id, rank, 3, options).unwrap();
+                let mut data = comm.alloc_device::<f32>(1000).unwrap();
+                data.write(&[1.0; 1000]).unwrap();
+                for call in 0.. {
+                    assert!(call < 1000, "the device works for ever");
+                    match comm
+                        .start_all_reduce(data, ReduceOp::Max)
+                        .and_then(|work| work.wait().map_err(|failed| failed.error))
+                    {
+                        Ok(back) => data = back,
+                        Err(error) => return error,
+                    }
+                }
+                unreachable!()
+            };
+            let errors: Vec<Error> = std::thread::scope(|scope| {
+                let rank = &rank;
+                let threads: Vec<_> = (0..3).map(|number| scope.spawn(move || rank(number))).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(errors[1].to_string().contains("emulated:0"), "{transport}: {errors:?}");
+            assert!(errors[1].interrupted().is_some(), "{errors:?}");
+            for error in [&errors[0], &errors[2]] {
+                assert!(
+                    matches!(error, Error::Aborted { by: 1, .. } | Error::System { .. }),
+                    "{transport}: {errors:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_device_there_is_no_memory_on_one() {
+        let comm = Communicator::threads(1, Options::default()).unwrap().remove(0);
+        assert!(comm.alloc_device::<u8>(1).unwrap_err().to_string().contains("ROUNDEL_DEVICE"));
+        let options = Options { device: Some(Emulated::open()), ..Options::default() };
+        let comm = Communicator::threads(1, options).unwrap().remove(0);
+        let mut buffer = comm.alloc_device::<u8>(3).unwrap();
+        assert!(matches!(buffer.write(&[1, 2]), Err(Error::Invalid { .. })));
+        assert!(buffer.to_vec().unwrap() == [0; 3] && buffer.len() == 3 && !buffer.is_empty());
+    }
+}

@@ -83,6 +83,9 @@ pub struct Args {
     /// 1 or 2: buffers from Communicator::alloc, which peers can map
     #[arg(short = 'R', long = "local_register", alias = "local-register", value_name = "0|1|2", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2), help_heading = "Measuring")]
     local_register: u8,
+    /// Where buffers are: cpu, or a device by its name (also ROUNDEL_DEVICE)
+    #[arg(long, value_name = "NAME", help_heading = "Measuring")]
+    device: Option<String>,
     /// Start buffers so many elements past an aligned address
     #[arg(short = 'u', long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=4096), help_heading = "Measuring")]
     unalign: u16,
@@ -223,6 +226,7 @@ impl Args {
             average: [Average::Rank0, Average::Mean, Average::Min, Average::Max][usize::from(self.average)],
             cpu_time: self.report_cputime == 1,
             mapped: self.local_register > 0,
+            device: self.device,
             unalign: self.unalign.into(),
             reuse_buffers: self.reuse_buffers,
             reproducible: self.reproducible,

@@ -17,7 +17,7 @@ use crate::memory::{Span, lend_mut};
 use crate::perf::data::{Recipe, RedOp};
 use crate::perf::geometry::{Geometry, Source, next, previous};
 use crate::types::{Collective, Rank};
-use crate::{Buffer, Call, Communicator, Counts};
+use crate::{Buffer, Call, Communicator, Counts, DeviceBuffer};
 use std::ops::Range;
 
 /// Bytes on either side of a buffer that nobody may touch.
@@ -70,7 +70,7 @@ pub struct Layout {
     pub calls: usize,
     /// Elements between an aligned address and the first buffer.
     pub unalign: usize,
-    /// From [`Communicator::alloc`].
+    /// From [`Communicator::alloc`], unless the communicator has a device: buffers are there then.
     pub mapped: bool,
     /// The same memory in every iteration.
     pub reuse_buffers: bool,
@@ -124,13 +124,19 @@ impl Bench {
     pub fn check(&mut self, case: &Case, seed: u64) -> Result<Findings> {
         let recipe = Recipe { dtype: case.geometry.dtype, op: case.op, world: case.geometry.world, seed };
         self.prepare(case, &recipe);
+        self.send.push()?;
+        self.recv.push()?;
         self.make(case, 0, 1, false)?;
+        self.send.pull()?;
+        self.recv.pull()?;
         let findings = self.inspect(case, &recipe);
         // Timed loops run on zeros: in place, other numbers would grow until they overflow.
         let (input, _) = self.places(case, self.offset_bytes(case, 0, 0));
         self.input(case)[input].fill(0);
         let written = self.written(case);
         self.recv.bytes()[written].fill(0);
+        self.send.push()?;
+        self.recv.push()?;
         Ok(findings)
     }
 
@@ -237,12 +243,16 @@ struct Region {
 enum Storage {
     Plain(Vec<u64>),
     Mapped(Buffer<u64>),
+    /// The buffer on the device, and what the host last saw of it or is about to put there.
+    Device(DeviceBuffer<u64>, Vec<u64>),
 }
 
 impl Region {
     fn new(comm: &Communicator, len_bytes: usize, mapped: bool) -> Result<Region> {
         let words = len_bytes.div_ceil(size_of::<u64>()) + GUARD_BYTES / size_of::<u64>();
-        let storage = if mapped {
+        let storage = if comm.options().device.is_some() {
+            Storage::Device(comm.alloc_device(words)?, vec![0; words])
+        } else if mapped {
             Storage::Mapped(comm.alloc(words)?)
         } else {
             let mut plain = Vec::new();
@@ -254,7 +264,10 @@ impl Region {
             Storage::Plain(plain)
         };
         let mut region = Region { storage, skip_bytes: 0, len_bytes };
-        region.skip_bytes = region.words().as_ptr().cast::<u8>().align_offset(GUARD_BYTES);
+        // Device memory is aligned as it comes.
+        if !matches!(region.storage, Storage::Device(..)) {
+            region.skip_bytes = region.words().as_ptr().cast::<u8>().align_offset(GUARD_BYTES);
+        }
         // Touched here, so that no timed call meets a page for the first time.
         region.words().fill(0);
         Ok(region)
@@ -268,6 +281,23 @@ impl Region {
         match &mut self.storage {
             Storage::Plain(words) => words,
             Storage::Mapped(words) => words,
+            Storage::Device(_, seen) => seen,
+        }
+    }
+
+    /// What the host has written goes to the device.
+    fn push(&mut self) -> Result<()> {
+        match &mut self.storage {
+            Storage::Device(buffer, seen) => buffer.write(seen),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the device holds is shown to the host.
+    fn pull(&mut self) -> Result<()> {
+        match &mut self.storage {
+            Storage::Device(buffer, seen) => buffer.read(seen),
+            _ => Ok(()),
         }
     }
 
@@ -277,6 +307,9 @@ impl Region {
     }
 
     fn span(&mut self, range: Range<usize>) -> Span {
+        if let Storage::Device(buffer, _) = &self.storage {
+            return buffer.span().cut(range.start, range.len());
+        }
         lend_mut(&mut self.bytes()[range])
     }
 }

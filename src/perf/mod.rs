@@ -89,6 +89,9 @@ fn start(settings: Settings) -> std::result::Result<ExitCode, Failure> {
 fn options(settings: &Settings) -> Result<Options> {
     let mut options = Options::from_env()?;
     options.reproducible |= settings.reproducible;
+    if let Some(device) = &settings.device {
+        options.set("device", device)?;
+    }
     options.timeout = settings.timeout.unwrap_or(options.timeout);
     Ok(options)
 }

@@ -91,6 +91,8 @@ pub struct Settings {
     pub cpu_time: bool,
     /// Buffers that peers can map.
     pub mapped: bool,
+    /// The device that buffers are on, where that is said.
+    pub device: Option<String>,
     /// Elements between an aligned address and the buffers.
     pub unalign: usize,
     /// Same memory in every iteration.

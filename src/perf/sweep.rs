@@ -175,11 +175,15 @@ fn comments(comm: &Communicator, settings: &Settings) -> Result<Vec<String>> {
             settings.checks
         ),
         format!(
-            "{} on {}, transport {}, {} buffers{}",
+            "{} on {}, transport {}, {}{}",
             plural(comm.world(), "rank"),
             plural(comm.hosts().len(), "host"),
             comm.transport(),
-            if settings.mapped { "mapped" } else { "ordinary" },
+            match &comm.options().device {
+                Some(device) => format!("buffers on {}", device.name()),
+                None if settings.mapped => "mapped buffers".to_string(),
+                None => "ordinary buffers".to_string(),
+            },
             if comm.options().reproducible { ", reproducible" } else { "" }
         ),
         String::new(),
