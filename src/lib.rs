@@ -40,6 +40,8 @@
 //!      TCP takes them straight from the caller's buffer and hands arriving ones to the sum as they come; checked or encrypted
 //!      it copies them into records first. RDMA writes them into the peer's ring, where the sum reads them.
 //! 5. **[`device`]** adds it to its peers' bytes: vectorised, in the canonical order, small floats accumulating in f32.
+//!    Where the caller's buffers are on a device, its queue is given the same copies and sums, and ops move on as its marks are
+//!    passed; between device and link a byte travels in slices, through host memory that both reach.
 //! 6. The driver polls until all ops are done, spinning a little, yielding, then asleep on one doorbell and the sockets.
 //!
 //! Before step 4 the ranks have compared notes: the first bytes on every link, and the line that carries the first signal,

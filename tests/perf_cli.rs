@@ -430,3 +430,18 @@ fn a_reader_that_leaves_early_is_no_failure() {
     assert!(parent.wait().unwrap().success(), "{message}");
     assert_eq!(message, "");
 }
+
+/// Buffers on a device that every machine can play, between processes, between threads, and over sockets.
+#[test]
+fn buffers_may_be_on_a_device() {
+    for (start, transport) in [("--procs 2", "auto"), ("--procs 1 -t 3", "auto"), ("--procs 2", "tcp")] {
+        let mut command = program(ALL_REDUCE, &format!("{start} --device emulated -b 4 -e 256K -f 16 -n 3 -o all -d float"));
+        command.env("ROUNDEL_TRANSPORT", transport);
+        let table = printed(command);
+        assert!(table.contains("buffers on emulated:0"), "{table}");
+        assert!(table.contains("Out of bounds values : 0 OK"), "{table}");
+    }
+    let refused = output(program(ALL_REDUCE, "--procs 1 --device abacus"));
+    assert!(!refused.status.success());
+    assert!(text(&refused.stderr).contains("abacus"), "{}", text(&refused.stderr));
+}

@@ -47,10 +47,10 @@ pub(crate) struct Lane {
     pub(crate) fate: Arc<Fate>,
     pub(crate) pace: Arc<Pace>,
     pub(crate) plans: Plans,
+    /// Where calls on device memory are worked on. It may hold on to what is shared, and goes before that.
+    pub(crate) offload: Option<Offload>,
     pub(crate) shared: Option<Box<dyn Shared>>,
     pub(super) connector: Box<dyn Connector>,
-    /// Where calls on device memory are worked on.
-    pub(crate) offload: Option<Offload>,
     pub(super) links: Vec<Link>,
     link_of: HashMap<Port, usize>,
     pub(super) tasks: VecDeque<Box<Task>>,
@@ -203,7 +203,8 @@ impl Lane {
         // What a device may refuse it refuses before the call is counted.
         let stage_bytes = self.settings.stage_bytes;
         let device = Offload::of(&mut self.offload, domain);
-        let remote = device.map(|device| device.equip(&prepared, stage_bytes)).transpose()?;
+        let near = self.shared.as_deref().map(|shared| (shared, self.settings.neighbours().len()));
+        let remote = device.map(|device| device.equip(&prepared, stage_bytes, near)).transpose()?;
         let is_scaled = scaling.is_some();
         let device = Offload::of(&mut self.offload, domain);
         let kept = scaling.map(|scaling| scaling.run(device)).transpose()?;

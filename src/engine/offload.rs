@@ -17,6 +17,8 @@ use super::task::{PrivateSlots, Room, Slots, Task, private_slots, slots};
 use crate::device::{Device, Mark, Memory, Queue};
 use crate::error::{Error, Result};
 use crate::memory::Span;
+use crate::transport::Shared;
+use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,6 +35,8 @@ pub(super) const DEVICE_NAP: Duration = Duration::from_micros(50);
 /// A communicator's device, and the queue that it works through.
 pub(crate) struct Offload {
     device: Arc<dyn Device>,
+    /// Memory of the host's ranks that the device was told of.
+    adopted: Vec<Box<dyn Any + Send + Sync>>,
     /// Made for the first call that needs it.
     queue: Option<Box<dyn Queue>>,
     /// Host memory between links and device, for calls to come.
@@ -41,7 +45,7 @@ pub(crate) struct Offload {
 
 impl Offload {
     pub(crate) fn new(device: Arc<dyn Device>) -> Offload {
-        Offload { device, queue: None, holds: Vec::new() }
+        Offload { device, adopted: Vec::new(), queue: None, holds: Vec::new() }
     }
 
     /// The one that works on memory of this domain; none for the host's.
@@ -74,8 +78,17 @@ impl Offload {
         Ok(self.queue.as_deref_mut().expect("made above"))
     }
 
-    /// What a call on the device needs besides its task.
-    pub(super) fn equip(&mut self, prepared: &Prepared, stage_bytes: usize) -> Result<Box<Remote>> {
+    /// What a call on the device needs besides its task; `near` are the memory that the ranks of the host share, and how many
+    /// they are.
+    pub(super) fn equip(
+        &mut self,
+        prepared: &Prepared,
+        stage_bytes: usize,
+        near: Option<(&dyn Shared, usize)>,
+    ) -> Result<Box<Remote>> {
+        if let (None, Some((shared, ranks))) = (&self.queue, near) {
+            self.adopt(shared, ranks);
+        }
         self.queue()?;
         let Prepared { plan, layout, slice_bytes, depends_on_mapping, .. } = prepared;
         let longest_bytes = layout.max_chunk_bytes();
@@ -90,6 +103,14 @@ impl Offload {
         let private = |slots: u32| self.device.alloc(slots as usize * slot_bytes);
         let (scratch, stage) = (private(scratch)?, private(stage)?);
         Ok(Box::new(Remote { ferries, scratch, stage, scaled: None, is_unmarked: false, awaited: None, step: None }))
+    }
+
+    /// Tells the device of the memory through which the ranks of the host reach each other.
+    fn adopt(&mut self, shared: &dyn Shared, ranks: usize) {
+        let halves =
+            |rank| [0, 1].into_iter().flat_map(move |half| [shared.stage(rank, half), shared.message(rank, half)]);
+        let adopted = (0..ranks).flat_map(halves).filter_map(|span| self.device.adopt(span));
+        self.adopted = adopted.collect();
     }
 
     /// Memory for a scaled input.
