@@ -14,7 +14,7 @@
 
 use super::knowledge::Event;
 use super::member::{Link, Shared};
-use super::messages::{CONTROL_VERSION, FromRoot, Gone, Knock, Return};
+use super::messages::{CONTROL_VERSION, FromRoot, Gone, Knock, Return, ToRoot};
 use super::root;
 use super::standby::{Standby, silence};
 use super::store::StoreChoice;
@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::transport::tcp::{Guard, Secret, handshake};
 use crate::types::Rank;
 use nix::poll::{PollFd, PollFlags};
+use std::cell::Cell;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
@@ -63,6 +64,8 @@ enum Answer {
     NobodyThere,
     /// Nothing that can be used; the door may be changing hands.
     Nothing,
+    /// It let this rank in, and then nothing came.
+    InVain,
 }
 
 /// The next root, once it reigns. `what` is how the connection to the last one ended. An error when this rank is not of the
@@ -170,10 +173,19 @@ fn talk(
     let stream = Arc::new(stream);
     // A reign begins when all have said what they know: it goes before the answer.
     shared.follow(stream.clone(), outbox);
-    let now = Instant::now();
-    let (doubt_from, deadline) = (now + creed.rhythm.timeout, now + longest_interregnum(creed.rhythm.timeout));
-    let is_vain = || Instant::now() >= deadline || Instant::now() >= doubt_from && is_still();
+    let deadline = Instant::now() + longest_interregnum(creed.rhythm.timeout);
+    // Stopped for so long that it will know, when it wakes, that it slept over its reign.
+    let still_since = Cell::new(None);
+    let is_vain = || {
+        let now = Instant::now();
+        still_since.set(is_still().then(|| still_since.get().unwrap_or(now)));
+        now >= deadline || still_since.get().is_some_and(|since| now - since > creed.rhythm.timeout)
+    };
     let answer = hear_out(shared, stream, inbox, deadline, &is_vain);
+    if let (Ok(Answer::InVain), Some(link)) = (&answer, shared.link()) {
+        // It may have begun to reign just before it was stopped. Should it wake, it finds this, and knows that it was given up.
+        link.send(&ToRoot::Deposed { is_certain: is_still() });
+    }
     if !matches!(answer, Ok(Answer::Root(_))) {
         shared.cut();
     }
@@ -204,7 +216,7 @@ fn hear_out(
             None => {}
         }
         if is_vain() {
-            return Ok(Answer::Nothing);
+            return Ok(Answer::InVain);
         }
         let has_more = shared.link().is_some_and(Link::flush);
         let interest = if has_more { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
