@@ -48,7 +48,8 @@ pub fn folder(build: Build) -> Result<PathBuf, String> {
     let draft = folder.join(format!("draft-{}", std::process::id()));
     let mut compiler = Command::new("g++");
     compiler.args(["-std=c++17", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fPIC", "-shared", "-pthread"]);
-    compiler.args(build.flags()).args(["-Wl,-soname,libcuda.so.1", "-I"]).arg(sources.join("kernels"));
+    compiler.args(build.flags()).arg("-Wl,-soname,libcuda.so.1");
+    compiler.arg("-I").arg(sources.join("kernels")).arg("-I").arg(sources.join("tests/cuda"));
     compiler.arg(sources.join("tests/cuda/driver.cpp")).arg("-o").arg(&draft);
     let made = compiler.output().map_err(|error| format!("g++ cannot be started: {error}"))?;
     assert!(made.status.success(), "{compiler:?}:\n{}", String::from_utf8_lossy(&made.stderr));
