@@ -183,7 +183,7 @@ DEVICE void reduce_any(const Reduction<WITH_LAUNCH> &call) {
     constexpr u32 LEVELS = 30;
     const u32 count = call.operand_count;
     const u32 eights = count / 8 + (count % 8 != 0);
-    const Address *from = call.table ? reinterpret_cast<const Address *>(call.table) : call.from;
+    const Address *from = call.table ? table_at(call.table, count) : call.from;
     for (u64 i = thread_number(); i < call.len; i += thread_count()) {
         const u64 offset = i * sizeof(Bits);
         Register stack[LEVELS];

@@ -65,3 +65,9 @@ template <class T>
 void store(Address at, T value) {
     std::memcpy(reach::bytes_at(at, sizeof(T)), &value, sizeof(T));
 }
+
+inline const Address *table_at(Address at, u32 count) {
+    // All in one piece, so from the first to the last.
+    reach::bytes_at(at + 8ull * (count - 1), sizeof(Address));
+    return reinterpret_cast<const Address *>(reach::bytes_at(at, sizeof(Address)));
+}

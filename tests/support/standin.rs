@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 /// A way to compile it.
@@ -29,6 +30,9 @@ impl Build {
 
 /// The folder with `libcuda.so.1`, or why there is none.
 pub fn folder(build: Build) -> Result<PathBuf, String> {
+    // One test compiles, the others wait for it.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let folder =
         program.parent().expect("a program is in a folder").join(format!("cuda-stand-in-{build:?}").to_lowercase());

@@ -6,7 +6,7 @@ mod standin;
 
 use super::open;
 use crate::device::conformance::conform;
-use crate::device::contract::{Device, Memory, Queue, copy_now};
+use crate::device::contract::{Device, Memory, copy_now};
 use crate::device::host::{Fold, reference};
 use crate::device::samples::{Noise, OPS, assert_same, elements, special};
 use crate::error::{Error, Result};
@@ -384,7 +384,7 @@ fn whatever_the_driver_refuses_is_an_error_in_words() {
         "cuInit@1",
         "cuDevicePrimaryCtxRetain@1",
         "cuCtxPushCurrent_v2@1",
-        "cuCtxPushCurrent_v2@4",
+        "cuCtxPushCurrent_v2@5",
         "cuMemAlloc_v2@1",
         "cuMemAlloc_v2@2",
         "cuMemHostAlloc@1",
