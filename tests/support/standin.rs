@@ -31,8 +31,8 @@ impl Build {
 /// The folder with `libcuda.so.1`, or why there is none.
 pub fn folder(build: Build) -> Result<PathBuf, String> {
     // One test compiles, the others wait for it.
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    static ALONE: [Mutex<()>; 3] = [const { Mutex::new(()) }; 3];
+    let _alone = ALONE[build as usize].lock().unwrap_or_else(PoisonError::into_inner);
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let folder =
         program.parent().expect("a program is in a folder").join(format!("cuda-stand-in-{build:?}").to_lowercase());

@@ -81,9 +81,9 @@ fn pieces_fill_the_room_and_no_more() {
     for len_bytes in [1, 17, 4096, 5000, 1 << 20, 100 << 20] {
         for operands in [1, 2, 3, 17, 300, 5000] {
             let pieces = Pieces::new(len_bytes, operands);
-            assert!(pieces.piece_bytes == len_bytes || pieces.piece_bytes % STEP_BYTES == 0, "{pieces:?}");
+            assert!(pieces.piece_bytes == len_bytes || pieces.piece_bytes.is_multiple_of(STEP_BYTES), "{pieces:?}");
             assert!(
-                pieces.stride_bytes >= pieces.piece_bytes + 16 && pieces.stride_bytes % GAP_BYTES == 0,
+                pieces.stride_bytes >= pieces.piece_bytes + 16 && pieces.stride_bytes.is_multiple_of(GAP_BYTES),
                 "{pieces:?}"
             );
             assert!(

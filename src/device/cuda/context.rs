@@ -79,8 +79,8 @@ impl Context {
             * attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: it writes one handle, which is given back when this is dropped.
-        driver
-            .check(&name, "cuDevicePrimaryCtxRetain", unsafe { (driver.cuDevicePrimaryCtxRetain)(&mut raw, device) })?;
+        let retained = unsafe { (driver.cuDevicePrimaryCtxRetain)(&mut raw, device) };
+        driver.check(&name, "cuDevicePrimaryCtxRetain", retained)?;
         Ok(Context { driver, name, ordinal, threads_at_once, device, raw })
     }
 

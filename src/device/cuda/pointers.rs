@@ -44,8 +44,10 @@ struct Facts {
 /// What the device can do with a span that is not empty.
 pub(super) fn reach(entered: &Entered, span: Span) -> Result<Reach> {
     let facts = facts(entered, span.addr())?;
-    let left_bytes = facts.piece_start.wrapping_add(facts.piece_len_bytes as u64).wrapping_sub(facts.address);
-    let is_whole = span.len() as u64 <= left_bytes;
+    // Of a piece that the driver says nothing of, nothing is taken for granted.
+    let offset_bytes = facts.address.checked_sub(facts.piece_start).map(|offset| offset as usize);
+    let is_whole =
+        offset_bytes.and_then(|offset| offset.checked_add(span.len())).is_some_and(|end| end <= facts.piece_len_bytes);
     Ok(match facts.memory_type {
         // A span may go over several pieces that were put side by side (expandable segments): all are the device's, unless
         // the caller is mad.

@@ -67,7 +67,7 @@ impl Work<'_> {
     fn takes(&self, address: CUdeviceptr) -> bool {
         match self {
             Work::Copy | Work::Reduce { .. } => true,
-            Work::Scale { dtype, .. } => address % dtype.size_bytes() as u64 == 0,
+            Work::Scale { dtype, .. } => address.is_multiple_of(dtype.size_bytes() as u64),
         }
     }
 }
