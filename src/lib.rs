@@ -71,7 +71,8 @@
 //! # Features
 //!
 //! `tools` (default) builds the `*_perf` programs and pulls in what only they use. `etcd` (default) is the client behind
-//! `ROUNDEL_STORE=etcd://..`; without it that setting is refused. `sim` brings the module `sim`, the deterministic simulation of
+//! `ROUNDEL_STORE=etcd://..`; without it that setting is refused. `cuda` (default) is [`device::cuda`], GPUs of NVIDIA; it needs
+//! nothing of CUDA to build, and a driver to run. `sim` brings the module `sim`, the deterministic simulation of
 //! engine and control plane, and its program `roundel-sim`.
 
 mod bare;

@@ -49,6 +49,7 @@ const UNSAFE_HOMES: &[&str] = &[
     "src/memory.rs",
     "src/fork.rs",
     "src/device/host/",
+    "src/device/cuda/",
     "src/device/names.rs",
     "src/transport/shm/",
     "src/transport/fabric/",

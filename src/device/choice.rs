@@ -11,6 +11,7 @@ use std::sync::Arc;
 /// | name | device |
 /// |---|---|
 /// | `cpu` | host memory only |
+/// | `cuda:1`, or `cuda` for the first | a GPU of NVIDIA ([`cuda`](super::cuda)) |
 /// | `emulated` | [`Emulated`]: memory that the host cannot touch, for tests on any machine |
 ///
 /// ```
@@ -23,6 +24,44 @@ pub fn open(name: &str) -> Result<Option<Arc<dyn Device>>> {
     match name {
         "cpu" => Ok(None),
         "emulated" => Ok(Some(Emulated::open())),
-        other => Err(Error::invalid(format!("device {other:?}; there are cpu and emulated"))),
+        other => match gpu_number(other) {
+            Some(ordinal) => gpu(ordinal).map(Some),
+            None => {
+                Err(Error::invalid(format!("device {other:?}; there are cpu, cuda, cuda:1 (and so on) and emulated")))
+            }
+        },
+    }
+}
+
+/// The number in `cuda:1`.
+fn gpu_number(name: &str) -> Option<usize> {
+    match name.strip_prefix("cuda")? {
+        "" => Some(0),
+        rest => rest.strip_prefix(':')?.parse().ok(),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn gpu(ordinal: usize) -> Result<Arc<dyn Device>> {
+    super::cuda::open(ordinal)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu(ordinal: usize) -> Result<Arc<dyn Device>> {
+    Err(Error::unsupported(format!("cuda:{ordinal}: this build has no CUDA (feature `cuda`)")))
+}
+
+#[test]
+fn gpus_have_numbers() {
+    let rows = [
+        ("cuda", Some(0)),
+        ("cuda:0", Some(0)),
+        ("cuda:12", Some(12)),
+        ("cuda:", None),
+        ("cuda1", None),
+        ("cpu", None),
+    ];
+    for (name, wanted) in rows {
+        assert_eq!(gpu_number(name), wanted, "{name}");
     }
 }

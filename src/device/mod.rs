@@ -25,6 +25,9 @@ mod choice;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod contract;
+#[cfg(feature = "cuda")]
+#[allow(unsafe_code)]
+pub mod cuda;
 pub mod emulated;
 #[allow(unsafe_code)]
 pub mod host;
