@@ -69,6 +69,7 @@ pub(crate) fn elements(dtype: DType, len: usize, noise: &mut Noise) -> Vec<u8> {
 }
 
 /// Fails at the first element that differs.
+#[cfg(test)]
 #[track_caller]
 pub(crate) fn assert_same(dtype: DType, got: &[u8], wanted: &[u8], what: &str) {
     if got != wanted {
