@@ -19,7 +19,7 @@ fn f32_from_code(bits: vec4<u32>) -> vec4<u32> {
     let normal = (code << vec4(23u - MANTISSA_BITS)) + ((127u - BIAS) << 23u);
     // A subnormal one counts units of 2^(1 - BIAS - MANTISSA_BITS): its leading one goes to the hidden bit.
     let leading = 31u - countLeadingZeros(code | vec4(1u));
-    let exponent = leading + (127u + 1u - BIAS - MANTISSA_BITS);
+    let exponent = leading + 128u - BIAS - MANTISSA_BITS;
     let subnormal = ((exponent - 1u) << vec4(23u)) + (code << (vec4(23u) - leading));
     var magnitude = select(normal, select(subnormal, vec4(0u), code == vec4(0u)), code < vec4(1u << MANTISSA_BITS));
     if FORMAT != E4M3 {
@@ -45,6 +45,7 @@ fn code_from_f32(value: vec4<u32>) -> vec4<u32> {
     let ended = select(min(code, vec4(INFINITY_CODE)), select(code, vec4(NAN_CODE), code > vec4(INFINITY_CODE)), FORMAT == E4M3);
     let infinite = select(INFINITY_CODE, NAN_CODE, FORMAT == E4M3);
     let number = select(ended, vec4(infinite), magnitude == vec4(INFINITY));
-    let keep_sign = select(sign, vec4(0u), (FORMAT == E4M3) & (number == vec4(NAN_CODE)));
-    return select(keep_sign | number, vec4(NAN_CODE), is_nan(value));
+    // What is too large for e4m3 is as much a NaN as a NaN is.
+    let lost = is_nan(value) | (number > vec4(INFINITY_CODE));
+    return select(sign | number, vec4(NAN_CODE), lost);
 }

@@ -92,7 +92,8 @@ fn select(selector: &str, adapters: &[Adapter]) -> Result<usize> {
     };
     found.map(|adapter| adapter.index).ok_or_else(|| {
         let all: Vec<String> = adapters.iter().map(Adapter::to_string).collect();
-        let all = if all.is_empty() { "no adapter at all: is a Vulkan driver installed?".into() } else { all.join("; ") };
+        let all =
+            if all.is_empty() { "no adapter at all: is a Vulkan driver installed?".into() } else { all.join("; ") };
         let wanted = if wanted.is_empty() { "hardware adapter".into() } else { format!("adapter '{selector}'") };
         Error::unsupported(format!("no {wanted} for wgpu; there is {all}; software adapters are used when named"))
     })
@@ -105,7 +106,8 @@ const DOMAINS: usize = 16;
 
 fn start(index: usize) -> Result<Gpu> {
     let (adapter, handle) = &found()[index];
-    let unsupported = |why: String| Error::unsupported(format!("wgpu adapter {adapter}: {why}; use the CPU, or another one"));
+    let unsupported =
+        |why: String| Error::unsupported(format!("wgpu adapter {adapter}: {why}; use the CPU, or another one"));
     if index >= DOMAINS {
         return Err(unsupported(format!("only the first {DOMAINS} can be used")));
     }
@@ -135,7 +137,8 @@ mod tests {
 
     #[test]
     fn software_only_when_named() {
-        let adapters = [adapter(0, "llvmpipe (LLVM 15)", true), adapter(1, "Radeon 780M", false), adapter(2, "Arc", false)];
+        let adapters =
+            [adapter(0, "llvmpipe (LLVM 15)", true), adapter(1, "Radeon 780M", false), adapter(2, "Arc", false)];
         assert_eq!(select("", &adapters), Ok(1));
         assert_eq!(select(" 2 ", &adapters), Ok(2));
         assert_eq!(select("radeon", &adapters), Ok(1));

@@ -30,7 +30,11 @@ const COMMANDS: usize = 64;
 /// One thing for the device to do.
 enum Command {
     /// In whole words.
-    Copy { from: Place, into: Place, len_bytes: u64 },
+    Copy {
+        from: Place,
+        into: Place,
+        len_bytes: u64,
+    },
     Run(Run),
 }
 
@@ -200,7 +204,13 @@ impl Batch {
     }
 
     /// Brings bytes back to the host, into all of these spans.
-    pub(super) fn read_back(&mut self, gpu: &Gpu, readbacks: &mut Readbacks, from: &Place, into: Vec<Span>) -> Result<()> {
+    pub(super) fn read_back(
+        &mut self,
+        gpu: &Gpu,
+        readbacks: &mut Readbacks,
+        from: &Place,
+        into: Vec<Span>,
+    ) -> Result<()> {
         let Some(len_bytes) = into.first().map(|span| span.len() as u64) else { return Ok(()) };
         let buffer = match &self.readback {
             Some(buffer) => buffer.clone(),

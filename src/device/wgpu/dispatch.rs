@@ -57,7 +57,14 @@ pub(super) fn partial_bytes(element: Element, len_bytes: usize) -> usize {
 ///   └──── kept ───┘    └────── kept ───────┘     │
 ///          └───────────────────┴─────────────────┘        parts of the canonical tree, whatever its size
 /// ```
-pub(super) fn reduce(gpu: &Gpu, batch: &mut Batch, rule: &Rule, from: Vec<Leaf>, into: &[Place], len_bytes: usize) -> Result<()> {
+pub(super) fn reduce(
+    gpu: &Gpu,
+    batch: &mut Batch,
+    rule: &Rule,
+    from: Vec<Leaf>,
+    into: &[Place],
+    len_bytes: usize,
+) -> Result<()> {
     let mut leaves = from;
     while leaves.len() > gpu.limits.operands {
         let mut next = Vec::new();
@@ -76,11 +83,13 @@ pub(super) fn reduce(gpu: &Gpu, batch: &mut Batch, rule: &Rule, from: Vec<Leaf>,
     let size = rule.element.dtype.size_bytes() as u64;
     let operands: Vec<&Place> = leaves.iter().filter_map(|leaf| leaf.place.as_ref()).collect();
     // In place, an element that lies in two quads would be changed by one invocation while another still reads it.
-    let can_be_made_in = |into: &Place| into.at % size == 0 || !operands.iter().any(|from| overlap(from, into, len_bytes));
+    let can_be_made_in =
+        |into: &Place| into.at % size == 0 || !operands.iter().any(|from| overlap(from, into, len_bytes));
     let most = OUTPUTS.min(gpu.limits.bindings.saturating_sub(operands.len())).max(1);
     let mut together: Vec<&Place> = Vec::new();
     for place in into.iter().filter(|place| can_be_made_in(place)) {
-        let fits = together.iter().all(|other| other.at % QUAD == place.at % QUAD && !share_quads(other, place, len_bytes));
+        let fits =
+            together.iter().all(|other| other.at % QUAD == place.at % QUAD && !share_quads(other, place, len_bytes));
         if fits && together.len() < most {
             together.push(place);
         }

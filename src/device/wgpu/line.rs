@@ -90,8 +90,9 @@ struct Work {
     len_bytes: usize,
     /// Bytes that are behind us.
     done: usize,
-    /// Host memory that only this work and its neighbours in line know.
-    _keeps: Option<Arc<HostBlock>>,
+    /// Host memory that only this work and its neighbours in line know. What comes home into it does so before the last of them
+    /// is done.
+    keeps: Vec<Arc<HostBlock>>,
 }
 
 /// What came of an attempt.
@@ -169,7 +170,7 @@ impl Line {
         self.guarded(|line| {
             let sides = |spans: &[Span]| spans.iter().map(|&span| line.side(span)).collect();
             let (from, into) = (sides(from), sides(into));
-            line.waiting.push_back(Work { task, from, into, len_bytes, done: 0, _keeps: None });
+            line.waiting.push_back(Work { task, from, into, len_bytes, done: 0, keeps: Vec::new() });
             // Behind others that could not go on, it cannot either.
             if line.waiting.len() == 1 { line.advance() } else { Ok(()) }
         })
@@ -362,25 +363,41 @@ impl Line {
     /// Puts a piece of the work back into the line as copies to the host, work there, and copies back.
     fn detour(&mut self, work: &mut Work) -> Step {
         let len_bytes = DETOUR_BYTES.min(work.len_bytes - work.done);
-        let (mut before, mut after) = (Vec::new(), Vec::new());
-        let done = work.done;
-        let host_side = |side: &Side, others: &mut Vec<Work>, is_output: bool| {
-            let Side::Device(_) = side else { return side.cut(done, len_bytes) };
+        let (from, into, done) = (work.from.clone(), work.into.clone(), work.done);
+        let piece = |task, from, into| Work { task, from, into, len_bytes, done: 0, keeps: Vec::new() };
+        let mut keeps = Vec::new();
+        // Where the host works on this side, and where that is elsewhere.
+        let mut on_host = |side: &Side| {
+            let side = side.cut(done, len_bytes);
+            let Side::Device(_) = side else { return (side, None) };
             let block = Arc::new(HostBlock::new(len_bytes));
-            let (here, there) = (Side::Host(block.span()), side.cut(done, len_bytes));
-            let (from, into) = if is_output { (here.clone(), there) } else { (there, here.clone()) };
-            let copy = Work { task: Task::Copy, from: vec![from], into: vec![into], len_bytes, done: 0, _keeps: Some(block) };
-            others.push(copy);
-            here
+            let here = Side::Host(block.span());
+            keeps.push(block);
+            (here, Some(side))
         };
-        let from = work.from.iter().map(|side| host_side(side, &mut before, false)).collect();
-        let into = work.into.iter().map(|side| host_side(side, &mut after, true)).collect();
-        let mut pieces = before;
-        pieces.push(Work { task: work.task, from, into, len_bytes, done: 0, _keeps: None });
-        pieces.extend(after);
+        let inputs: Vec<_> = from.iter().map(&mut on_host).collect();
+        let outputs: Vec<_> = into.iter().map(&mut on_host).collect();
+        let mut pieces = Vec::new();
+        for (here, there) in &inputs {
+            pieces.extend(there.iter().map(|there| piece(Task::Copy, vec![there.clone()], vec![here.clone()])));
+        }
+        let here = |sides: &[(Side, Option<Side>)]| sides.iter().map(|(here, _)| here.clone()).collect();
+        pieces.push(piece(work.task, here(&inputs), here(&outputs)));
+        for (here, there) in &outputs {
+            pieces.extend(there.iter().map(|there| piece(Task::Copy, vec![here.clone()], vec![there.clone()])));
+        }
+        for piece in &mut pieces {
+            piece.keeps = keeps.clone();
+        }
         if work.goes_on(len_bytes) == Step::More {
-            let rest = Work { task: work.task, from: work.from.clone(), into: work.into.clone(), _keeps: None, ..*work };
-            pieces.push(rest);
+            pieces.push(Work {
+                task: work.task,
+                from,
+                into,
+                len_bytes: work.len_bytes,
+                done: work.done,
+                keeps: work.keeps.clone(),
+            });
         }
         for piece in pieces.into_iter().rev() {
             self.waiting.push_front(piece);
@@ -431,7 +448,14 @@ impl Queue for Line {
             if line.waiting.is_empty() {
                 line.submit(Some(mark))?;
             } else {
-                let work = Work { task: Task::Mark(mark), from: vec![], into: vec![], len_bytes: 0, done: 0, _keeps: None };
+                let work = Work {
+                    task: Task::Mark(mark),
+                    from: vec![],
+                    into: vec![],
+                    len_bytes: 0,
+                    done: 0,
+                    keeps: Vec::new(),
+                };
                 line.waiting.push_back(work);
             }
             Ok(Mark(mark))

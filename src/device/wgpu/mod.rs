@@ -49,7 +49,11 @@ impl WgpuDevice {
     /// `COPY_SRC` and `COPY_DST`, and be a multiple of 16 bytes long.
     pub fn name_buffer(&self, buffer: wgpu::Buffer) -> Result<Memory> {
         if !buffer.usage().contains(batch::DEVICE_USAGES) {
-            return Err(Error::invalid(format!("a buffer with usages {:?}; it needs {:?}", buffer.usage(), batch::DEVICE_USAGES)));
+            return Err(Error::invalid(format!(
+                "a buffer with usages {:?}; it needs {:?}",
+                buffer.usage(),
+                batch::DEVICE_USAGES
+            )));
         }
         if buffer.size() % QUAD != 0 {
             return Err(Error::invalid(format!("a buffer of {} bytes; make it a multiple of {QUAD}", buffer.size())));
@@ -73,7 +77,9 @@ impl Device for WgpuDevice {
         let most = self.gpu.device.limits().max_buffer_size;
         if size > most {
             let name = self.name();
-            return Err(Error::unsupported(format!("a buffer of {len_bytes} bytes on {name}, which takes {most} at most")));
+            return Err(Error::unsupported(format!(
+                "a buffer of {len_bytes} bytes on {name}, which takes {most} at most"
+            )));
         }
         let buffer = self.gpu.checked("allocating a buffer", || {
             self.gpu.device.create_buffer(&wgpu::BufferDescriptor {

@@ -29,7 +29,7 @@ pub(super) enum Way {
 }
 
 /// What was found out.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Proofs(Mutex<HashMap<(DType, Join, bool), Way>>);
 
 impl Proofs {
@@ -56,9 +56,15 @@ impl Proofs {
         match way {
             Way::Device { native: true } => {}
             Way::Device { native: false } => {
-                tracing::info!(device = gpu.name, "{dtype} {join:?}{divided}: in integers, its own arithmetic is not IEEE 754 throughout");
+                tracing::info!(
+                    device = gpu.name,
+                    "{dtype} {join:?}{divided}: in integers, its own arithmetic is not IEEE 754 throughout"
+                );
             }
-            Way::Host => tracing::warn!(device = gpu.name, "{dtype} {join:?}{divided}: not right to the last bit; the host does it"),
+            Way::Host => tracing::warn!(
+                device = gpu.name,
+                "{dtype} {join:?}{divided}: not right to the last bit; the host does it"
+            ),
         }
         known.insert((dtype, join, divide), way);
         Ok(way)

@@ -19,4 +19,5 @@ fn software() -> Option<Arc<WgpuDevice>> {
 fn conforms() {
     let Some(device) = software() else { return };
     conformance::conform(&*device);
+    println!("{:?}", device.gpu.proofs);
 }
