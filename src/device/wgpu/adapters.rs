@@ -104,7 +104,8 @@ const LAST_DOMAIN: usize = 31;
 /// How many of them there are.
 const DOMAINS: usize = 16;
 
-fn start(index: usize) -> Result<Gpu> {
+/// Opens an adapter, whether or not somebody else has.
+pub(super) fn start(index: usize) -> Result<Gpu> {
     let (adapter, handle) = &found()[index];
     let unsupported =
         |why: String| Error::unsupported(format!("wgpu adapter {adapter}: {why}; use the CPU, or another one"));

@@ -76,7 +76,8 @@ const MANY: usize = 11;
 /// Elements of that trial.
 const LENGTH: usize = 1000;
 
-fn is_right(gpu: &Arc<Gpu>, dtype: DType, join: Join, divide: bool, native: bool) -> Result<bool> {
+/// Whether the device gives the same bits as the host.
+pub(super) fn is_right(gpu: &Arc<Gpu>, dtype: DType, join: Join, divide: bool, native: bool) -> Result<bool> {
     let op = match join {
         Join::Sum if divide => ReduceOp::Avg,
         Join::Sum => ReduceOp::Sum,
