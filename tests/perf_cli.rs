@@ -435,7 +435,8 @@ fn a_reader_that_leaves_early_is_no_failure() {
 #[test]
 fn buffers_may_be_on_a_device() {
     for (start, transport) in [("--procs 2", "auto"), ("--procs 1 -t 3", "auto"), ("--procs 2", "tcp")] {
-        let mut command = program(ALL_REDUCE, &format!("{start} --device emulated -b 4 -e 256K -f 16 -n 3 -o all -d float"));
+        let mut command =
+            program(ALL_REDUCE, &format!("{start} --device emulated -b 4 -e 256K -f 16 -n 3 -o all -d float"));
         command.env("ROUNDEL_TRANSPORT", transport);
         let table = printed(command);
         assert!(table.contains("buffers on emulated:0"), "{table}");

@@ -12,6 +12,7 @@ use std::sync::Arc;
 /// |---|---|
 /// | `cpu` | host memory only |
 /// | `emulated` | [`Emulated`]: memory that the host cannot touch, for tests on any machine |
+/// | `wgpu`, `wgpu:1`, `wgpu:radeon` | with feature `wgpu`: the first hardware adapter that wgpu shows, or one by number or by a part of its name |
 ///
 /// ```
 /// assert!(roundel::device::open("cpu")?.is_none());
@@ -23,6 +24,19 @@ pub fn open(name: &str) -> Result<Option<Arc<dyn Device>>> {
     match name {
         "cpu" => Ok(None),
         "emulated" => Ok(Some(Emulated::open())),
-        other => Err(Error::invalid(format!("device {other:?}; there are cpu and emulated"))),
+        other => match other.strip_prefix("wgpu").map(|rest| rest.strip_prefix(':').unwrap_or(rest)) {
+            Some(selector) => open_wgpu(selector).map(Some),
+            None => Err(Error::invalid(format!("device {other:?}; there are cpu, emulated, wgpu and wgpu:ADAPTER"))),
+        },
     }
+}
+
+#[cfg(feature = "wgpu")]
+fn open_wgpu(selector: &str) -> Result<Arc<dyn Device>> {
+    Ok(super::wgpu::WgpuDevice::open(selector)?)
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn open_wgpu(selector: &str) -> Result<Arc<dyn Device>> {
+    Err(Error::unsupported(format!("device wgpu:{selector}: this build has no wgpu; build with feature `wgpu`")))
 }

@@ -99,8 +99,8 @@ fn select(selector: &str, adapters: &[Adapter]) -> Result<usize> {
     })
 }
 
-/// Domains of wgpu devices are counted from the upper end.
-const LAST_DOMAIN: usize = 31;
+/// Domains of wgpu devices are counted down from here; the last number is that of `emulated`.
+const LAST_DOMAIN: usize = 30;
 /// How many of them there are.
 const DOMAINS: usize = 16;
 

@@ -1,4 +1,31 @@
-//! Any graphics adapter as a device, through [wgpu](https://wgpu.rs): Vulkan here.
+//! Any graphics adapter as a device, through [wgpu](https://wgpu.rs): those that have Vulkan.
+//!
+//! ```
+//! use roundel::device::wgpu::{WgpuDevice, adapters};
+//! let Some(adapter) = adapters().into_iter().next() else { return Ok(()) };
+//! let device = WgpuDevice::open(&adapter.index.to_string())?;
+//! println!("{}", roundel::device::Device::name(&*device));
+//! # Ok::<(), roundel::Error>(())
+//! ```
+//!
+//! # How it works
+//!
+//! Buffers are handles, so spans of them are names (`names`): address space without memory behind it. A queue (`line`) turns
+//! spans back into places in buffers, cuts work to the adapter's limits, and records it (`dispatch`, `batch`); it is submitted
+//! at a mark, when much has gathered, or when something needs its results. The kernels are WGSL, in `kernels/` at the top of the
+//! repository, and written out for each element type, operation and number of operands (`kernels`).
+//!
+//! # What is promised, and what it costs
+//!
+//! - All bits are the host's. Each adapter is tried at the first use of each element type and operation (`proof`); float
+//!   arithmetic that is not exact there is done in integers, which costs some dozens of instructions an element.
+//! - Sums and products of f64 are computed on the host, through copies: an order of magnitude slower than what the adapter does
+//!   by itself. Minimum and maximum of f64 are computed on the device.
+//! - Kernels write 16 bytes at a time and keep the bytes around a span as they are. That is safe against every other user of
+//!   the same adapter in this process, however close by: what is given to one wgpu device is done in order.
+//! - Spans that begin at a multiple of 16 bytes are the fast ones. Others cost a second look at the operands.
+//! - A kernel is compiled when it is first needed, which takes from some milliseconds to some tenths of a second.
+//! - Memory of other processes and hosts is reached through host memory.
 #![forbid(unsafe_code)]
 
 mod adapters;
@@ -35,6 +62,12 @@ impl WgpuDevice {
     ///
     /// All who open the same one share it, and can work on each other's memory. Without such an adapter the error is
     /// [`Error::Unsupported`], and lists what there is.
+    ///
+    /// ```no_run
+    /// let first_hardware = roundel::device::wgpu::WgpuDevice::open("")?;
+    /// let by_name = roundel::device::wgpu::WgpuDevice::open("radeon")?;
+    /// # Ok::<(), roundel::Error>(())
+    /// ```
     pub fn open(selector: &str) -> Result<Arc<WgpuDevice>> {
         adapters::open(selector)
     }
@@ -46,7 +79,17 @@ impl WgpuDevice {
 
     /// Makes a buffer of the caller's usable: what is returned holds the name, a range of addresses, under which all calls
     /// take it. The buffer must come from this device's [`handles`](WgpuDevice::handles), have the usages `STORAGE`,
-    /// `COPY_SRC` and `COPY_DST`, and be a multiple of 16 bytes long.
+    /// `COPY_SRC` and `COPY_DST`, and be a multiple of 16 bytes long; it lives on until the name is dropped and all work on it
+    /// has ended.
+    ///
+    /// ```no_run
+    /// let device = roundel::device::wgpu::WgpuDevice::open("")?;
+    /// # fn gradients(_: &wgpu::Device) -> wgpu::Buffer { unimplemented!() }
+    /// let (wgpu_device, _) = device.handles();
+    /// let named = device.name_buffer(gradients(wgpu_device))?;
+    /// println!("known as {:?}", named.span());
+    /// # Ok::<(), roundel::Error>(())
+    /// ```
     pub fn name_buffer(&self, buffer: wgpu::Buffer) -> Result<Memory> {
         if !buffer.usage().contains(batch::DEVICE_USAGES) {
             return Err(Error::invalid(format!(
