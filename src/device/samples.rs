@@ -2,9 +2,12 @@
 #![forbid(unsafe_code)]
 
 use super::host::reference;
-use crate::types::{DType, ReduceOp};
+use crate::types::DType;
+#[cfg(test)]
+use crate::types::ReduceOp;
 
 /// Every operation without a factor.
+#[cfg(test)]
 pub(crate) const OPS: [ReduceOp; 8] = [
     ReduceOp::Sum,
     ReduceOp::Prod,

@@ -100,8 +100,8 @@ impl Readbacks {
 #[derive(Default)]
 pub(super) struct Batch {
     commands: Vec<Command>,
-    /// Something was written for the device to take over, whether or not a command follows.
-    wrote: bool,
+    /// Bytes that were written for the device to take over, whether or not a command follows.
+    written_bytes: u64,
     arena: Option<wgpu::Buffer>,
     arena_used: u64,
     readback: Option<wgpu::Buffer>,
@@ -111,15 +111,15 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn is_empty(&self) -> bool {
-        self.commands.is_empty() && !self.wrote
+        self.commands.is_empty() && self.written_bytes == 0
     }
 
     pub(super) fn has_commands(&self) -> bool {
         !self.commands.is_empty()
     }
 
-    pub(super) fn is_long(&self) -> bool {
-        self.commands.len() >= COMMANDS
+    pub(super) fn is_long(&self, gpu: &Gpu) -> bool {
+        self.commands.len() >= COMMANDS || self.written_bytes >= gpu.limits.arena_bytes
     }
 
     /// Bytes of the arena that slots of these lengths take.
@@ -176,7 +176,7 @@ impl Batch {
 
     /// Host bytes into a buffer, before all commands of this batch. A last word in part is filled with zeros.
     pub(super) fn write(&mut self, gpu: &Gpu, host: Span, into: &Place) -> Result<()> {
-        self.wrote = true;
+        self.written_bytes += host.len() as u64;
         gpu.checked("writing", || {
             let words = host.len().next_multiple_of(WORD);
             let size = wgpu::BufferSize::new(words as u64).expect("work in line has bytes");
@@ -233,9 +233,9 @@ impl Batch {
         let refused = Arc::new(AtomicBool::new(false));
         let commands = std::mem::take(&mut self.commands);
         let readback = self.readback.take().map(|buffer| (buffer, std::mem::take(&mut self.readback_used)));
-        let submission = gpu.checked("submitting work", || {
+        gpu.checked("submitting work", || {
             let encoded = (!commands.is_empty()).then(|| encode(&gpu.device, &commands));
-            let submission = gpu.queue.submit(encoded);
+            gpu.queue.submit(encoded);
             let done = Arc::clone(&waiting);
             // Pairs with the load in `Flight::has_landed`.
             gpu.queue.on_submitted_work_done(move || _ = done.fetch_sub(1, Ordering::Release));
@@ -248,12 +248,11 @@ impl Batch {
                     mapped.fetch_sub(1, Ordering::Release);
                 });
             }
-            submission
         })?;
-        self.wrote = false;
+        self.written_bytes = 0;
         self.arena_used = 0;
         let arrivals = std::mem::take(&mut self.arrivals);
-        Ok(Flight { submission, mark: None, waiting, refused, readback, arrivals })
+        Ok(Flight { mark: None, waiting, refused, readback, arrivals })
     }
 }
 
@@ -297,7 +296,6 @@ fn encode(device: &wgpu::Device, commands: &[Command]) -> wgpu::CommandBuffer {
 
 /// A batch that the device works on.
 pub(super) struct Flight {
-    pub submission: wgpu::SubmissionIndex,
     /// The last mark behind it.
     pub mark: Option<u64>,
     waiting: Arc<AtomicUsize>,

@@ -84,7 +84,7 @@ pub(super) fn reduce(
     let operands: Vec<&Place> = leaves.iter().filter_map(|leaf| leaf.place.as_ref()).collect();
     // In place, an element that lies in two quads would be changed by one invocation while another still reads it.
     let can_be_made_in =
-        |into: &Place| into.at % size == 0 || !operands.iter().any(|from| overlap(from, into, len_bytes));
+        |into: &Place| into.at.is_multiple_of(size) || !operands.iter().any(|from| overlap(from, into, len_bytes));
     let most = OUTPUTS.min(gpu.limits.bindings.saturating_sub(operands.len())).max(1);
     let mut together: Vec<&Place> = Vec::new();
     for place in into.iter().filter(|place| can_be_made_in(place)) {
@@ -107,7 +107,7 @@ pub(super) fn reduce(
 
 /// Copies; the two are the same place or apart.
 pub(super) fn copy(gpu: &Gpu, batch: &mut Batch, from: &Place, into: &Place, len_bytes: usize) -> Result<()> {
-    let is_in_words = (from.at | into.at | len_bytes as u64) % 4 == 0;
+    let is_in_words = (from.at | into.at | len_bytes as u64).is_multiple_of(4);
     if from.buffer == into.buffer && from.at == into.at {
         return Ok(());
     }

@@ -49,7 +49,7 @@ impl Limits {
     fn of(device: &wgpu::Device) -> Limits {
         let limits = device.limits();
         let bindings = (limits.max_storage_buffers_per_shader_stage as usize).min(12);
-        let operands = [8, 4, 2].into_iter().find(|n| n + 1 <= bindings).unwrap_or(2);
+        let operands = [8, 4, 2].into_iter().find(|&n| n < bindings).unwrap_or(2);
         let alignment = u64::from(limits.min_storage_buffer_offset_alignment).max(QUAD);
         // A window begins up to one alignment before its first byte, and ends with a whole quad.
         let binding_bytes = limits.max_storage_buffer_binding_size.min(256 << 20) - alignment - QUAD;
@@ -129,24 +129,12 @@ impl Gpu {
         Error::refused_by_system(format!("{doing} on {}", self.name), words, 0)
     }
 
-    /// Takes notice of what has ended, and calls whoever waits for it.
+    /// Takes notice of what has ended, and calls whoever waits for it. Never waits: in wgpu-core 30.0.1 a wait that ends early
+    /// panics when another thread has polled meanwhile.
     pub(super) fn poll(&self) -> Result<()> {
-        self.polled(wgpu::PollType::Poll)
-    }
-
-    /// Waits for a submission, but not long: others may want to end something meanwhile.
-    pub(super) fn wait_a_little(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
-        let timeout = Some(std::time::Duration::from_millis(20));
-        self.polled(wgpu::PollType::Wait { submission_index: Some(submission), timeout })
-    }
-
-    fn polled(&self, how: wgpu::PollType) -> Result<()> {
-        match self.device.poll(how) {
-            Ok(_) | Err(wgpu::PollError::Timeout) => self.check(),
-            Err(error) => {
-                let _ = self.fault.set(error.to_string());
-                self.check()
-            }
+        if let Err(error) = self.device.poll(wgpu::PollType::Poll) {
+            let _ = self.fault.set(error.to_string());
         }
+        self.check()
     }
 }

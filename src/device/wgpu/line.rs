@@ -19,11 +19,19 @@ use crate::memory::Span;
 use crate::types::{DType, ReduceOp};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bytes that are computed on the host at a time when they come from the device.
 const DETOUR_BYTES: usize = 1 << 20;
 /// From here on, host bytes are written where they belong, at the price of submitting what was recorded.
 const DIRECT_BYTES: usize = 64 << 10;
+
+/// No more batches than these are on their way: each holds memory.
+const FLIGHTS: usize = 32;
+
+/// How often a queue that is drained looks after the device: often at first, as most work is short.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy)]
@@ -100,7 +108,7 @@ struct Work {
 enum Step {
     Done,
     More,
-    /// Results must come home first.
+    /// Something that is on its way must come to its end first.
     Blocked,
 }
 
@@ -160,7 +168,7 @@ impl Line {
             return Err(Error::invalid(format!("spans of one call differ in length: {from:?} into {into:?}")));
         }
         if let Some((dtype, ..)) = task.arithmetic()
-            && len_bytes % dtype.size_bytes() != 0
+            && !len_bytes.is_multiple_of(dtype.size_bytes())
         {
             return Err(Error::invalid(format!("{len_bytes} bytes are no whole number of {dtype}")));
         }
@@ -216,8 +224,11 @@ impl Line {
             self.submit(Some(mark))?;
             return Ok(Step::Done);
         }
-        if self.batch.is_long() {
+        if self.batch.is_long(&self.gpu) {
             self.submit(None)?;
+        }
+        if self.flights.len() >= FLIGHTS {
+            return Ok(Step::Blocked);
         }
         let hosts = |sides: &[Side]| sides.iter().map(Side::host).collect::<Option<Vec<Span>>>();
         if let (Some(from), Some(into), Trust::Proved) = (hosts(&work.from), hosts(&work.into), self.trust) {
@@ -280,7 +291,7 @@ impl Line {
     fn write(&mut self, from: Span, into: &[&Place]) -> Result<()> {
         let gpu = Arc::clone(&self.gpu);
         if let [into] = into {
-            let is_in_words = into.at % 4 == 0 && from.len() % 4 == 0;
+            let is_in_words = into.at.is_multiple_of(4) && from.len().is_multiple_of(4);
             if is_in_words && self.batch.has_commands() && from.len() >= DIRECT_BYTES {
                 self.submit(None)?;
             }
@@ -473,15 +484,15 @@ impl Queue for Line {
 
     fn drain(&mut self) -> Result<()> {
         let drained = self.guarded(|line| {
+            let mut pause = SHORTEST_PAUSE;
             loop {
                 line.land()?;
                 line.submit(None)?;
-                match line.flights.front() {
-                    None if line.waiting.is_empty() => return Ok(()),
-                    // Nothing is on its way any more, so nothing can be in the way of the next.
-                    None => continue,
-                    Some(flight) => line.gpu.wait_a_little(flight.submission.clone())?,
+                if line.flights.is_empty() && line.waiting.is_empty() {
+                    return Ok(());
                 }
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         });
         if drained.is_err() {

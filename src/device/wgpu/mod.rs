@@ -40,6 +40,8 @@ mod proof;
 #[cfg(test)]
 mod tests;
 
+/// The crate that [`WgpuDevice::handles`] and [`WgpuDevice::name_buffer`] speak of, in the right version.
+pub use ::wgpu;
 pub use adapters::{Adapter, adapters};
 
 use super::{Device, Memory, Queue};
@@ -84,6 +86,7 @@ impl WgpuDevice {
     ///
     /// ```no_run
     /// let device = roundel::device::wgpu::WgpuDevice::open("")?;
+    /// # use roundel::device::wgpu::wgpu;
     /// # fn gradients(_: &wgpu::Device) -> wgpu::Buffer { unimplemented!() }
     /// let (wgpu_device, _) = device.handles();
     /// let named = device.name_buffer(gradients(wgpu_device))?;
@@ -98,7 +101,7 @@ impl WgpuDevice {
                 batch::DEVICE_USAGES
             )));
         }
-        if buffer.size() % QUAD != 0 {
+        if !buffer.size().is_multiple_of(QUAD) {
             return Err(Error::invalid(format!("a buffer of {} bytes; make it a multiple of {QUAD}", buffer.size())));
         }
         let len_bytes = buffer.size() as usize;
