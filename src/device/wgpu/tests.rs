@@ -24,6 +24,8 @@ fn software() -> Option<Arc<WgpuDevice>> {
 fn conforms() {
     let Some(device) = software() else { return };
     conformance::conform(&*device);
+    // Else the host's arithmetic would have been compared with itself.
+    assert_eq!(device.gpu.proofs.failed(), []);
 }
 
 /// A device of its own on the software adapter, with limits that show every cut.
