@@ -29,7 +29,7 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// | `heartbeat` | `ROUNDEL_HEARTBEAT_MS`, 0: off | 100 |
 /// | `heartbeat_timeout` | `ROUNDEL_HEARTBEAT_TIMEOUT_MS` | 1 000 |
 /// | `store` | `ROUNDEL_STORE` = `embedded`, `etcd://host:port,host:port` | `embedded` |
-/// | `device` | `ROUNDEL_DEVICE` = `cpu`, `emulated` (see [`open`](crate::device::open)) | `cpu` |
+/// | `device` | `ROUNDEL_DEVICE` = `cpu`, `emulated`, `wgpu:ADAPTER` (see [`open`](crate::device::open)) | `cpu` |
 /// | `transport` | `ROUNDEL_TRANSPORT` = `auto`, `memory`, `shm`, `tcp`, `fabric` | `auto` |
 /// | `fabric_provider` | `ROUNDEL_FABRIC_PROVIDER` = `efa`, `verbs;ofi_rxm`, `net`, `tcp;ofi_rxm`, `shm`, ... | the first of these that is here, but `shm` |
 /// | `algorithm` | `ROUNDEL_ALGO` = `ring`, `tree`, ... | by size and topology, or what `tune` found |

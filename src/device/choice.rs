@@ -11,7 +11,8 @@ use std::sync::Arc;
 /// | name | device |
 /// |---|---|
 /// | `cpu` | host memory only |
-/// | `cuda:1`, or `cuda` for the first | a GPU of NVIDIA ([`cuda`](super::cuda)) |
+/// | `cuda:1`, or `cuda` for the first | a GPU of NVIDIA (`device::cuda`, feature `cuda`) |
+/// | `wgpu`, `wgpu:1`, `wgpu:radeon` | the first hardware adapter that wgpu shows, or one by number or by a part of its name (`device::wgpu`, feature `wgpu`) |
 /// | `emulated` | [`Emulated`]: memory that the host cannot touch, for tests on any machine |
 ///
 /// ```
@@ -21,47 +22,48 @@ use std::sync::Arc;
 /// # Ok::<(), roundel::Error>(())
 /// ```
 pub fn open(name: &str) -> Result<Option<Arc<dyn Device>>> {
-    match name {
-        "cpu" => Ok(None),
-        "emulated" => Ok(Some(Emulated::open())),
-        other => match gpu_number(other) {
-            Some(ordinal) => gpu(ordinal).map(Some),
-            None => {
-                Err(Error::invalid(format!("device {other:?}; there are cpu, cuda, cuda:1 (and so on) and emulated")))
-            }
-        },
-    }
-}
-
-/// The number in `cuda:1`.
-fn gpu_number(name: &str) -> Option<usize> {
-    match name.strip_prefix("cuda")? {
-        "" => Some(0),
-        rest => rest.strip_prefix(':')?.parse().ok(),
+    let (kind, which) = match name.split_once(':') {
+        Some((kind, which)) if !which.is_empty() => (kind, Some(which)),
+        _ => (name, None),
+    };
+    let unknown =
+        || Error::invalid(format!("device {name:?}; there are cpu, cuda, cuda:1, wgpu, wgpu:ADAPTER, emulated"));
+    match (kind, which) {
+        ("cpu", None) => Ok(None),
+        ("emulated", None) => Ok(Some(Emulated::open())),
+        ("cuda", which) => {
+            let ordinal = which.map_or(Ok(0), str::parse).map_err(|_| unknown())?;
+            open_cuda(ordinal).map(Some)
+        }
+        ("wgpu", which) => open_wgpu(which.unwrap_or_default()).map(Some),
+        _ => Err(unknown()),
     }
 }
 
 #[cfg(feature = "cuda")]
-fn gpu(ordinal: usize) -> Result<Arc<dyn Device>> {
+fn open_cuda(ordinal: usize) -> Result<Arc<dyn Device>> {
     super::cuda::open(ordinal)
 }
 
 #[cfg(not(feature = "cuda"))]
-fn gpu(ordinal: usize) -> Result<Arc<dyn Device>> {
+fn open_cuda(ordinal: usize) -> Result<Arc<dyn Device>> {
     Err(Error::unsupported(format!("cuda:{ordinal}: this build has no CUDA (feature `cuda`)")))
 }
 
+#[cfg(feature = "wgpu")]
+fn open_wgpu(adapter: &str) -> Result<Arc<dyn Device>> {
+    Ok(super::wgpu::WgpuDevice::open(adapter)?)
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn open_wgpu(adapter: &str) -> Result<Arc<dyn Device>> {
+    Err(Error::unsupported(format!("wgpu:{adapter}: this build has no wgpu (feature `wgpu`)")))
+}
+
 #[test]
-fn gpus_have_numbers() {
-    let rows = [
-        ("cuda", Some(0)),
-        ("cuda:0", Some(0)),
-        ("cuda:12", Some(12)),
-        ("cuda:", None),
-        ("cuda1", None),
-        ("cpu", None),
-    ];
-    for (name, wanted) in rows {
-        assert_eq!(gpu_number(name), wanted, "{name}");
+fn nonsense_is_refused_and_names_what_there_is() {
+    for name in ["", ":", "cuda:", "cuda:x", "cuda1", "cpu:0", "emulated:3", "gpu"] {
+        let error = open(name).unwrap_err();
+        assert!(error.is_recoverable() && error.to_string().contains("wgpu:ADAPTER"), "{name}: {error}");
     }
 }

@@ -33,8 +33,10 @@ pub mod emulated;
 pub mod host;
 #[allow(unsafe_code)]
 mod names;
-#[cfg(test)]
+#[cfg(any(test, feature = "wgpu"))]
 pub(crate) mod samples;
+#[cfg(feature = "wgpu")]
+pub mod wgpu;
 
 pub use choice::open;
 pub use contract::{Device, Mark, Memory, Queue, copy_now};

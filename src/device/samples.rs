@@ -2,9 +2,12 @@
 #![forbid(unsafe_code)]
 
 use super::host::reference;
-use crate::types::{DType, ReduceOp};
+use crate::types::DType;
+#[cfg(test)]
+use crate::types::ReduceOp;
 
 /// Every operation without a factor.
+#[cfg(test)]
 pub(crate) const OPS: [ReduceOp; 8] = [
     ReduceOp::Sum,
     ReduceOp::Prod,
@@ -69,6 +72,7 @@ pub(crate) fn elements(dtype: DType, len: usize, noise: &mut Noise) -> Vec<u8> {
 }
 
 /// Fails at the first element that differs.
+#[cfg(test)]
 #[track_caller]
 pub(crate) fn assert_same(dtype: DType, got: &[u8], wanted: &[u8], what: &str) {
     if got != wanted {
