@@ -156,7 +156,7 @@ impl Ledger {
                 self.is_contested = false;
                 for Member { rank, .. } in &appeal.doubtful {
                     // It may live, but nobody will ever let it go on. The next root is to know that, too.
-                    let Some(Gone::Silent(what)) = self.gone.get(rank) else { continue };
+                    let Some(Gone::Silent(what) | Gone::Stopped(what)) = self.gone.get(rank) else { continue };
                     let how = Gone::Dead(what.clone());
                     mail.push((Audience::Everybody, FromRoot::Gone { rank: *rank, how: how.clone() }));
                     self.depart(*rank, how, mail);
@@ -655,6 +655,26 @@ mod tests {
             assert_eq!(depart(&mut told, rank, Gone::Dead("closed".into())), [], "no news");
         }
         assert_eq!(told.by(2, counted(2, &[0, 1, 2])).len(), 3);
+    }
+
+    #[test]
+    fn those_who_ended_unseen_are_settled_where_nobody_is_left_with_whom_they_might_have_gone_on() {
+        let ended = |in_good_order| Gone::Ended { what: "ended meanwhile".into(), in_good_order };
+        let settled = |also: Option<Gone>| {
+            let mut told = world(4);
+            depart(&mut told, 0, ended(false));
+            depart(&mut told, 1, ended(true));
+            also.map(|how| depart(&mut told, 2, how));
+            let mut mail = Mail::new();
+            told.ledger.settle_ended(&mut mail);
+            mail
+        };
+        let gone = |rank, how| (Audience::Everybody, FromRoot::Gone { rank, how });
+        let all = [gone(0, Gone::Dead("ended meanwhile".into())), gone(1, Gone::Left)];
+        assert_eq!(settled(None), all);
+        assert_eq!(settled(Some(Gone::Dead("was killed".into()))), all);
+        assert_eq!(settled(Some(Gone::Silent("fell silent".into()))), []);
+        assert_eq!(settled(Some(Gone::Stopped("is stopped".into()))), []);
     }
 
     #[test]

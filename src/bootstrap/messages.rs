@@ -212,9 +212,11 @@ pub(super) enum Gone {
     /// Its process has ended, or is stopped and will be told before it goes on. The root that it followed saw it, so it is
     /// known what it had taken part in.
     Dead(String),
-    /// Its process was found to have ended, or to be stopped, while there was no root to see it. What it had taken part in is
-    /// not known: others may have gone on with it. `in_good_order` when it has left, most likely.
+    /// Its process was found to have ended while there was no root to see it. What it had taken part in is not known: others
+    /// may have gone on with it. `in_good_order` when it has left, most likely.
     Ended { what: String, in_good_order: bool },
+    /// Likewise its process was found to be stopped. Nobody has told it.
+    Stopped(String),
     /// It cannot be reached, or was given up; its process may live.
     Silent(String),
 }
@@ -223,7 +225,7 @@ impl Gone {
     pub(super) fn words(&self) -> String {
         match self {
             Gone::Left | Gone::Ended { in_good_order: true, .. } => "left".to_string(),
-            Gone::Dead(what) | Gone::Ended { what, .. } | Gone::Silent(what) => what.clone(),
+            Gone::Dead(what) | Gone::Ended { what, .. } | Gone::Stopped(what) | Gone::Silent(what) => what.clone(),
         }
     }
 
@@ -233,13 +235,13 @@ impl Gone {
 
     /// It will not act any more.
     pub(super) fn has_ended(&self) -> bool {
-        !matches!(self, Gone::Silent(_))
+        matches!(self, Gone::Left | Gone::Dead(_) | Gone::Ended { .. })
     }
 
-    /// The same, found out by somebody who follows no root.
-    pub(super) fn unseen(self) -> Gone {
+    /// The same of one that is not told.
+    pub(super) fn untold(self) -> Gone {
         match self {
-            Gone::Dead(what) => Gone::Ended { what, in_good_order: false },
+            Gone::Dead(what) => Gone::Stopped(what),
             how => how,
         }
     }
@@ -247,6 +249,7 @@ impl Gone {
     /// The same in the light of later news, where these are surer. The first words stay.
     pub(super) fn in_the_light_of(&self, later: &Gone) -> Option<Gone> {
         (later.certainty() > self.certainty()).then(|| match (self, later) {
+            (_, Gone::Stopped(_)) => Gone::Stopped(self.words()),
             (_, Gone::Ended { in_good_order, .. }) => Gone::Ended { what: self.words(), in_good_order: *in_good_order },
             _ => self.settled(),
         })
@@ -260,8 +263,9 @@ impl Gone {
     fn certainty(&self) -> u8 {
         match self {
             Gone::Silent(_) => 0,
-            Gone::Ended { .. } => 1,
-            Gone::Left | Gone::Dead(_) => 2,
+            Gone::Stopped(_) => 1,
+            Gone::Ended { .. } => 2,
+            Gone::Left | Gone::Dead(_) => 3,
         }
     }
 }

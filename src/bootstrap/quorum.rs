@@ -4,8 +4,8 @@
 //! the same question about us; so at most one side may get a yes. That is the larger one, or of two halves the one with
 //! the lowest rank.
 //!
-//! Who is found to have ended when no root saw it may have gone on with those who cannot be reached before it did. So it
-//! counts as one of them; where everybody can be reached or has ended, nobody is left who might have.
+//! Who is found to have ended, or to be stopped, when no root saw it may have gone on before with those who cannot be reached.
+//! So it counts as one of them; where there are none, there is nobody left with whom it might have.
 //!
 //! ```text
 //!   members 0 1 2 3     3 is dead     0 | 1 2  cut off from each other:    0 no, 1 and 2 yes
@@ -59,7 +59,7 @@ impl Judge {
                 Err(doubtful) => Verdict::Stop(ExchangeError::Minority { doubtful }),
             },
             Judge::Store(_) if absent.clone().next().is_none() => Verdict::GoOn,
-            // Before it became good the store was asked whether anybody had gone on without this part.
+            // Before its standing became good the store was asked whether others had gone on without this part.
             Judge::Store(Standing::Good) if absent.all(Gone::has_ended) => Verdict::GoOn,
             Judge::Store(Standing::Good | Standing::Unknown) => Verdict::Appeal,
             Judge::Store(Standing::Denied(why)) => {
@@ -72,8 +72,8 @@ impl Judge {
 
 /// `Ok` when those of `members` who are not `gone` may go on without the others; else those who cannot be reached.
 pub(super) fn may_go_on(members: &[Rank], gone: &BTreeMap<Rank, Gone>) -> Result<(), Vec<Rank>> {
-    let Sides { here, ended, doubtful } = Sides::of(members, gone);
-    let against = [&doubtful[..], &ended[..]].concat();
+    let Sides { here, unseen, doubtful } = Sides::of(members, gone);
+    let against = [&doubtful[..], &unseen[..]].concat();
     if doubtful.is_empty() || outweigh(&here, &against) { Ok(()) } else { Err(doubtful) }
 }
 
@@ -87,19 +87,19 @@ pub(super) fn is_worth_a_root(members: &[Rank], gone: &BTreeMap<Rank, Gone>) -> 
 /// A group without those who are known to be dead.
 struct Sides {
     here: Vec<Rank>,
-    /// When nobody saw it.
-    ended: Vec<Rank>,
+    /// Those who ended or were stopped when no root saw it.
+    unseen: Vec<Rank>,
     doubtful: Vec<Rank>,
 }
 
 impl Sides {
     fn of(members: &[Rank], gone: &BTreeMap<Rank, Gone>) -> Sides {
-        let mut sides = Sides { here: Vec::new(), ended: Vec::new(), doubtful: Vec::new() };
+        let mut sides = Sides { here: Vec::new(), unseen: Vec::new(), doubtful: Vec::new() };
         for &rank in members {
             match gone.get(&rank) {
                 None => sides.here.push(rank),
                 Some(Gone::Left | Gone::Dead(_)) => {}
-                Some(Gone::Ended { .. }) => sides.ended.push(rank),
+                Some(Gone::Ended { .. } | Gone::Stopped(_)) => sides.unseen.push(rank),
                 Some(Gone::Silent(_)) => sides.doubtful.push(rank),
             }
         }
@@ -147,6 +147,8 @@ mod tests {
         assert_eq!(of_four(&[(0, ended()), (1, ended()), (2, ended())]), Ok(()));
         assert_eq!(of_four(&[(1, ended()), (2, ended()), (3, silent())]), Err(vec![3]));
         assert_eq!(of_four(&[(2, ended()), (3, silent())]), Ok(()));
+        assert_eq!(of_four(&[(1, ended()), (2, ended()), (3, Gone::Stopped("is stopped".into()))]), Ok(()));
+        assert_eq!(of_four(&[(0, Gone::Stopped("is stopped".into())), (3, silent())]), Err(vec![3]));
         assert_eq!(of_four(&[(0, ended()), (3, silent())]), Err(vec![3]));
         assert_eq!(of_four(&[(0, ended()), (1, dead()), (2, dead()), (3, ended())]), Ok(()));
         let gone = [(1, ended()), (2, ended()), (3, silent())].into();

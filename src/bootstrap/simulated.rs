@@ -78,7 +78,7 @@ pub(crate) enum Finding {
 impl Finding {
     fn gone(self) -> Gone {
         match self {
-            Finding::Ended => Gone::Dead(ENDED.into()).unseen(),
+            Finding::Ended => Gone::Ended { what: ENDED.into(), in_good_order: false },
             Finding::Silent => Gone::Silent("has given no sign of life".into()),
         }
     }

@@ -116,12 +116,13 @@ impl Succession {
 
     /// The process of `rank` has ended.
     pub(super) fn miss_ended(&mut self, rank: Rank) {
-        self.miss(rank, self.inheritance.ended_meanwhile.clone());
+        let how = self.inheritance.ended_meanwhile.clone();
+        self.inheritance.gone.entry(rank).or_insert(how);
     }
 
     /// `rank` will not come, and is seen like this.
     pub(super) fn miss(&mut self, rank: Rank, how: Gone) {
-        self.inheritance.gone.entry(rank).or_insert(how.unseen());
+        self.inheritance.gone.entry(rank).or_insert(how.untold());
     }
 
     /// The ranks of the process `process`.
@@ -186,7 +187,7 @@ mod tests {
             gone: [(0, Gone::Dead("was killed".into()))].into(),
             reign: 2,
             has_store: false,
-            ended_meanwhile: ended("ended"),
+            ended_meanwhile: ended("meanwhile"),
         })
     }
 
@@ -220,7 +221,7 @@ mod tests {
         }
         assert_eq!(succession.absent(), []);
         succession.vacate(2);
-        succession.miss(2, Gone::Dead("too".into()));
+        succession.miss_ended(2);
         assert_eq!(succession.absent(), []);
         let (_, mail) = succession.conclude(1);
         let everybody = |message| (Audience::Everybody, message);
@@ -229,8 +230,8 @@ mod tests {
             [
                 everybody(FromRoot::Reign { reign: 3, beside_root: vec![1] }),
                 everybody(FromRoot::Gone { rank: 0, how: Gone::Dead("was killed".into()) }),
-                everybody(FromRoot::Gone { rank: 2, how: ended("too") }),
-                everybody(FromRoot::Gone { rank: 2, how: Gone::Dead("too".into()) }),
+                everybody(FromRoot::Gone { rank: 2, how: ended("meanwhile") }),
+                everybody(FromRoot::Gone { rank: 2, how: Gone::Dead("meanwhile".into()) }),
             ],
             "nobody is left who could have gone on with it"
         );

@@ -218,6 +218,10 @@ impl World {
             let what = format!("survivors disagree: {agreed:?} epoch {agreed_epoch}, or {members:?} epoch {epoch}");
             return self.judge.accuse(what);
         }
+        if let Some(other) = self.part_beside(members) {
+            let what = format!("two parts of the job went on: {other:?}, and now {members:?} epoch {epoch}");
+            return self.judge.accuse(what);
+        }
         let me = members.iter().position(|member| *member == rank).expect("it is among them");
         let host = script.hosts.iter().position(|host| host.contains(&me)).expect("every rank is on a host");
         let here = script.hosts[host].clone();
@@ -233,6 +237,19 @@ impl World {
         self.processes[rank].enter(session);
         self.judge.tally.sessions += 1;
         self.turn_soon(rank);
+    }
+
+    /// Others who went on without any of these, and some of them still do.
+    fn part_beside(&self, members: &[Rank]) -> Option<Vec<Rank>> {
+        let is_in = |rank: Rank, comm: u64| {
+            let process = &self.processes[rank];
+            let is_of_the_job = matches!(process.life, Life::Runs | Life::Frozen) && !process.is_alone;
+            let follows = process.session.as_ref().is_some_and(|session| session.comm == comm);
+            is_of_the_job && follows && !matches!(process.doing, Doing::Out)
+        };
+        let parts = self.comms.iter().filter(|(_, part)| part.members.iter().all(|member| !members.contains(member)));
+        let mut beside = parts.filter(|(comm, part)| part.members.iter().any(|member| is_in(*member, **comm)));
+        beside.next().map(|(_, part)| part.members.clone())
     }
 
     // Events.
