@@ -29,6 +29,9 @@ use std::time::{Duration, Instant};
 /// The communicator of all ranks.
 const FIRST_COMM: u64 = 1;
 
+/// What decides about hosts' cables.
+const CABLES: u64 = u64::from_le_bytes(*b"cables  ");
+
 /// A schedule that is not over by then never will be.
 const MAX_STEPS: u64 = 3_000_000;
 
@@ -54,7 +57,7 @@ pub(super) struct World {
     pub(super) network: Network,
     pub(super) board: Switchboard,
     pub(super) processes: Vec<Process>,
-    hosts: Vec<Vec<Rank>>,
+    pub(super) hosts: Vec<Vec<Rank>>,
     pub(super) comms: BTreeMap<u64, Comm>,
     /// The roots that there have been.
     pub(super) hubs: Vec<Hub>,
@@ -93,7 +96,7 @@ impl World {
             hubs: vec![Hub::new(RootSide::first(world, home, base), home)],
             up_by: vec![0; world],
             down_by: vec![0; world],
-            plan: faults::draw(&mut dice.fork(3), world),
+            plan: faults::draw(&mut dice.fork(3), &mut dice.fork(CABLES), world),
             cuts: Vec::new(),
             leaves_when_done: shape.permille(500),
             bug,
@@ -260,9 +263,8 @@ impl World {
         {
             return self.processes[rank].missed.push(event);
         }
-        if let Some(cut) =
-            self.cuts.iter_mut().find(|cut| !cut.is_healed && crosses(&self.board, &self.comms, cut, &event))
-        {
+        let crossed = |cut: &Cut| !cut.is_healed && crosses(&self.board, &self.comms, &self.hubs, cut, &event);
+        if let Some(cut) = self.cuts.iter_mut().find(|cut| crossed(cut)) {
             return cut.held.push(event);
         }
         match event {
