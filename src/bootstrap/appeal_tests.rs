@@ -97,6 +97,18 @@ fn the_dead_are_not_asked_about() {
 }
 
 #[test]
+fn who_was_stopped_and_not_told_is_given_up_before_others_go_on() {
+    let mut job = ledger(3);
+    job.appeal_to_store(false);
+    depart(&mut job, 0, Gone::Ended { what: "ended meanwhile".into(), in_good_order: false });
+    depart(&mut job, 1, Gone::Stopped("is stopped".into()));
+    assert!(!succeeds(&counted(&mut job, FIRST, 3, 2)));
+    let appeal = job.appeal().unwrap();
+    assert_eq!((ranks(&appeal.living), ranks(&appeal.doubtful)), (vec![2], vec![1]), "it may wake up");
+    assert!(succeeds(&ruled(&mut job, &appeal, Ruling::Granted).0));
+}
+
+#[test]
 fn a_denial_is_for_ever() {
     let mut job = ledger(3);
     counted(&mut job, FIRST, 3, 0);

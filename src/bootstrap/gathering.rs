@@ -61,8 +61,7 @@ impl Gathering {
             // Here it would be taken for one that lives.
             Terms::Living => {
                 let lives = |rank: Rank| !gone.contains_key(&rank);
-                let dead = |rank: Rank| gone.get(&rank).is_some_and(Gone::is_certain);
-                match judge.judge(&self.members, lives, dead) {
+                match judge.judge(&self.members, gone) {
                     Verdict::GoOn => self.complete(!self.missing().any(lives), lives),
                     Verdict::Stop(error) => Prospect::Fails(error),
                     Verdict::Appeal => Prospect::Appeals,

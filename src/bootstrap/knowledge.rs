@@ -121,14 +121,13 @@ impl Knowledge {
     /// Takes note; true when it is news.
     pub(super) fn learn(&mut self, event: &Event) -> bool {
         match event {
-            Event::Gone(rank, how) => match self.gone.get(rank) {
-                None => self.gone.insert(*rank, how.clone()).is_none(),
-                Some(Gone::Silent(_)) if how.is_certain() => {
-                    self.gone.insert(*rank, how.clone());
-                    false
-                }
-                Some(_) => false,
-            },
+            Event::Gone(rank, how) => {
+                let known = self.gone.get(rank);
+                let news = known.map_or_else(|| Some(how.clone()), |known| known.in_the_light_of(how));
+                let is_first = known.is_none();
+                self.gone.extend(news.map(|how| (*rank, how)));
+                is_first
+            }
             Event::Revoked(comm, error) => {
                 let is_news = self.revoked.get(comm).is_none();
                 self.revoked.entry(*comm, || error.clone());
@@ -238,11 +237,9 @@ impl Knowledge {
     /// How a rank went whose process is found to have ended while the next root is looked for. Where the root's own ranks have
     /// left in good order, so has it most likely, and there was nobody to pass its goodbye on. Calls that need it fail all the same.
     pub(super) fn ended_meanwhile(&self) -> Gone {
-        let has_left = |rank: &Rank| self.gone.get(rank) == Some(&Gone::Left);
-        match !self.beside_root.is_empty() && self.beside_root.iter().all(has_left) {
-            true => Gone::Left,
-            false => Gone::Dead("ended while the next root was being looked for".into()),
-        }
+        let has_left = |rank: &Rank| self.gone.get(rank).is_some_and(Gone::has_left);
+        let in_good_order = !self.beside_root.is_empty() && self.beside_root.iter().all(has_left);
+        Gone::Ended { what: "ended while the next root was being looked for".into(), in_good_order }
     }
 
     /// Who may be the next root, in order: the first of these that lives is.
@@ -296,15 +293,12 @@ mod tests {
     #[test]
     fn where_the_roots_ranks_have_left_others_have_too() {
         let mut knowledge = Knowledge::new(3, vec![0, 1]);
-        assert!(matches!(knowledge.ended_meanwhile(), Gone::Dead(_)));
+        assert!(!knowledge.ended_meanwhile().has_left());
         knowledge.learn(&Event::Gone(0, Gone::Left));
-        assert!(matches!(knowledge.ended_meanwhile(), Gone::Dead(_)), "rank 1 has not");
+        assert!(!knowledge.ended_meanwhile().has_left(), "rank 1 has not");
         knowledge.learn(&Event::Gone(1, Gone::Left));
-        assert_eq!(knowledge.ended_meanwhile(), Gone::Left);
-        assert!(
-            matches!(Knowledge::new(3, vec![]).ended_meanwhile(), Gone::Dead(_)),
-            "the root is in no rank's process"
-        );
+        assert!(knowledge.ended_meanwhile().has_left());
+        assert!(!Knowledge::new(3, vec![]).ended_meanwhile().has_left(), "the root is in no rank's process");
     }
 
     #[test]
@@ -315,7 +309,7 @@ mod tests {
         assert_eq!(told, [Event::Gone(2, Gone::Silent("fell silent".into()))]);
         assert_eq!(knowledge.hear(silent), Upshot::default());
         assert_eq!(knowledge.hear(FromRoot::Gone { rank: 2, how: dead() }), Upshot::default());
-        assert!(knowledge.gone()[&2].is_certain(), "but certainty is kept");
+        assert_eq!(knowledge.gone()[&2], Gone::Dead("fell silent".into()), "but certainty is kept");
         assert_eq!(knowledge.lose_root(None), []);
         assert_eq!(knowledge.lose_root(Some(&dead())), [Event::Gone(0, dead())]);
         assert!(knowledge.expelled().is_none());

@@ -118,15 +118,14 @@ impl Ledger {
     /// Whether those who are not gone may go on without the others, as far as that is known.
     pub(super) fn may_go_on(&self) -> bool {
         match &self.judge {
-            Judge::Numbers => self.is_of_the_majority(),
+            Judge::Numbers => self.is_worth_following(),
             Judge::Store(standing) => !matches!(standing, Standing::Denied(_)),
         }
     }
 
-    fn is_of_the_majority(&self) -> bool {
+    fn is_worth_following(&self) -> bool {
         let members: Vec<Rank> = (0..self.world).collect();
-        let dead = |rank: Rank| self.gone.get(&rank).is_some_and(Gone::is_certain);
-        quorum::may_go_on(&members, |rank| !self.gone.contains_key(&rank), dead).is_ok()
+        quorum::is_worth_a_root(&members, &self.gone)
     }
 
     /// Somebody has given this root up. It goes on for as long as it may.
@@ -140,9 +139,9 @@ impl Ledger {
         if self.appellants.is_empty() && !self.is_contested {
             return None;
         }
-        let is_doubtful = |rank: &Rank| self.gone.get(rank).is_some_and(|how| !how.is_certain());
+        let is_doubtful = |rank: &Rank| self.gone.get(rank).is_some_and(|how| !how.has_ended());
         let doubtful: Vec<Member> = (0..self.world).filter(is_doubtful).map(|rank| self.member(rank)).collect();
-        let is_outnumbered = !self.is_of_the_majority();
+        let is_outnumbered = !self.is_worth_following();
         let is_needed = !doubtful.is_empty() || *standing == Standing::Unknown;
         is_needed.then(|| Appeal { living: self.living(), doubtful, is_outnumbered })
     }
@@ -157,7 +156,7 @@ impl Ledger {
                 self.is_contested = false;
                 for Member { rank, .. } in &appeal.doubtful {
                     // It may live, but nobody will ever let it go on. The next root is to know that, too.
-                    let Some(Gone::Silent(what)) = self.gone.get(rank) else { continue };
+                    let Some(Gone::Silent(what) | Gone::Stopped(what)) = self.gone.get(rank) else { continue };
                     let how = Gone::Dead(what.clone());
                     mail.push((Audience::Everybody, FromRoot::Gone { rank: *rank, how: how.clone() }));
                     self.depart(*rank, how, mail);
@@ -175,7 +174,7 @@ impl Ledger {
                     let error = ExchangeError::NotGranted { doubtful: doubtful.clone(), why: why.clone() };
                     self.fail(exchange, error, mail);
                 }
-                return !std::mem::take(&mut self.is_contested) || self.is_of_the_majority();
+                return !std::mem::take(&mut self.is_contested) || self.is_worth_following();
             }
         }
         true
@@ -331,24 +330,37 @@ impl Ledger {
         deliver(exchange, waiting, parts, mail);
     }
 
-    /// `rank` is gone. Only the first news of it counts, except that a silent one may turn out to be dead.
+    /// `rank` is gone. Only the first news of it counts, except that it may become surer.
     pub(super) fn depart(&mut self, rank: Rank, how: Gone, mail: &mut Mail) {
         match self.gone.get(&rank) {
             None => {
                 mail.push((Audience::Everybody, FromRoot::Gone { rank, how: how.clone() }));
                 self.gone.insert(rank, how);
             }
-            Some(Gone::Silent(what)) if matches!(how, Gone::Dead(_)) => {
-                let what = what.clone();
-                self.gone.insert(rank, Gone::Dead(what));
-            }
-            Some(_) => return,
+            Some(known) => match known.in_the_light_of(&how) {
+                Some(surer) => _ = self.gone.insert(rank, surer),
+                None => return,
+            },
         }
         let concerned: Vec<ExchangeId> = self.gatherings.keys().copied().collect();
         concerned.into_iter().for_each(|exchange| self.settle(exchange, mail));
         let recalled = self.finished.iter().filter(|(_, finished)| !finished.waiting.is_empty());
         let recalled: Vec<ExchangeId> = recalled.map(|(exchange, _)| *exchange).collect();
         recalled.into_iter().for_each(|exchange| self.recall(exchange, mail));
+    }
+
+    /// Everybody is here, or has ended: whoever ended unseen can have gone on only with others who have ended too. So it is no
+    /// more in doubt than those whom a root saw die, also when others fall silent later.
+    pub(super) fn settle_ended(&mut self, mail: &mut Mail) {
+        if !self.gone.values().all(Gone::has_ended) {
+            return;
+        }
+        for (&rank, how) in &mut self.gone {
+            if let Gone::Ended { .. } = how {
+                *how = how.settled();
+                mail.push((Audience::Everybody, FromRoot::Gone { rank, how: how.clone() }));
+            }
+        }
     }
 
     fn contribute(&mut self, from: Rank, exchange: ExchangeId, new: Gathering, bytes: Vec<u8>, mail: &mut Mail) {
@@ -643,6 +655,26 @@ mod tests {
             assert_eq!(depart(&mut told, rank, Gone::Dead("closed".into())), [], "no news");
         }
         assert_eq!(told.by(2, counted(2, &[0, 1, 2])).len(), 3);
+    }
+
+    #[test]
+    fn those_who_ended_unseen_are_settled_where_nobody_is_left_with_whom_they_might_have_gone_on() {
+        let ended = |in_good_order| Gone::Ended { what: "ended meanwhile".into(), in_good_order };
+        let settled = |also: Option<Gone>| {
+            let mut told = world(4);
+            depart(&mut told, 0, ended(false));
+            depart(&mut told, 1, ended(true));
+            also.map(|how| depart(&mut told, 2, how));
+            let mut mail = Mail::new();
+            told.ledger.settle_ended(&mut mail);
+            mail
+        };
+        let gone = |rank, how| (Audience::Everybody, FromRoot::Gone { rank, how });
+        let all = [gone(0, Gone::Dead("ended meanwhile".into())), gone(1, Gone::Left)];
+        assert_eq!(settled(None), all);
+        assert_eq!(settled(Some(Gone::Dead("was killed".into()))), all);
+        assert_eq!(settled(Some(Gone::Silent("fell silent".into()))), []);
+        assert_eq!(settled(Some(Gone::Stopped("is stopped".into()))), []);
     }
 
     #[test]

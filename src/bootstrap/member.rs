@@ -340,8 +340,8 @@ impl Shared {
 
 fn tell(registered_for: u64, listener: &dyn Listener, event: &Event) {
     match event {
-        Event::Gone(rank, Gone::Left) => listener.peer_left(*rank),
-        Event::Gone(rank, Gone::Dead(what) | Gone::Silent(what)) => listener.peer_lost(*rank, what),
+        Event::Gone(rank, how) if how.has_left() => listener.peer_left(*rank),
+        Event::Gone(rank, how) => listener.peer_lost(*rank, &how.words()),
         Event::Revoked(comm, error) if *comm == registered_for => listener.revoked(*comm, error),
         Event::Revoked(..) => {}
     }
@@ -360,7 +360,8 @@ fn in_words(failure: ExchangeError, after: Duration) -> Error {
         ExchangeError::Gone { rank, what } => Error::PeerLost { suspects: vec![rank], what, during: None },
         ExchangeError::Minority { doubtful } => Error::PeerLost {
             suspects: doubtful,
-            what: "cannot be reached, may still live, and outnumber the ranks on this side, which must not go on alone"
+            what: "cannot be reached and may still live; they, and those who may have gone on with them before they ended, \
+                   outnumber the ranks on this side, which must not go on alone"
                 .into(),
             during: None,
         },

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// Version of the messages below; both ends of a connection must have the same.
-pub(super) const CONTROL_VERSION: u16 = 6;
+pub(super) const CONTROL_VERSION: u16 = 7;
 /// Largest world that is believed.
 pub(super) const MAX_WORLD: usize = 1 << 20;
 
@@ -209,8 +209,14 @@ pub(super) enum FromRoot {
 pub(super) enum Gone {
     /// Said goodbye.
     Left,
-    /// Its process has ended, or is stopped and will be told before it goes on.
+    /// Its process has ended, or is stopped and will be told before it goes on. The root that it followed saw it, so it is
+    /// known what it had taken part in.
     Dead(String),
+    /// Its process was found to have ended while there was no root to see it. What it had taken part in is not known: others
+    /// may have gone on with it. `in_good_order` when it has left, most likely.
+    Ended { what: String, in_good_order: bool },
+    /// Likewise its process was found to be stopped. Nobody has told it.
+    Stopped(String),
     /// It cannot be reached, or was given up; its process may live.
     Silent(String),
 }
@@ -218,14 +224,49 @@ pub(super) enum Gone {
 impl Gone {
     pub(super) fn words(&self) -> String {
         match self {
-            Gone::Left => "left".to_string(),
-            Gone::Dead(what) | Gone::Silent(what) => what.clone(),
+            Gone::Left | Gone::Ended { in_good_order: true, .. } => "left".to_string(),
+            Gone::Dead(what) | Gone::Ended { what, .. } | Gone::Stopped(what) | Gone::Silent(what) => what.clone(),
         }
     }
 
+    pub(super) fn has_left(&self) -> bool {
+        matches!(self, Gone::Left | Gone::Ended { in_good_order: true, .. })
+    }
+
     /// It will not act any more.
-    pub(super) fn is_certain(&self) -> bool {
-        !matches!(self, Gone::Silent(_))
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self, Gone::Left | Gone::Dead(_) | Gone::Ended { .. })
+    }
+
+    /// The same of one that is not told.
+    pub(super) fn untold(self) -> Gone {
+        match self {
+            Gone::Dead(what) => Gone::Stopped(what),
+            how => how,
+        }
+    }
+
+    /// The same in the light of later news, where these are surer. The first words stay.
+    pub(super) fn in_the_light_of(&self, later: &Gone) -> Option<Gone> {
+        (later.certainty() > self.certainty()).then(|| match (self, later) {
+            (_, Gone::Stopped(_)) => Gone::Stopped(self.words()),
+            (_, Gone::Ended { in_good_order, .. }) => Gone::Ended { what: self.words(), in_good_order: *in_good_order },
+            _ => self.settled(),
+        })
+    }
+
+    /// The same where nothing is in doubt any more.
+    pub(super) fn settled(&self) -> Gone {
+        if self.has_left() { Gone::Left } else { Gone::Dead(self.words()) }
+    }
+
+    fn certainty(&self) -> u8 {
+        match self {
+            Gone::Silent(_) => 0,
+            Gone::Stopped(_) => 1,
+            Gone::Ended { .. } => 2,
+            Gone::Left | Gone::Dead(_) => 3,
+        }
     }
 }
 

@@ -113,16 +113,17 @@ pub(super) fn seek(
         match answer {
             Answer::Root(line) => return Ok(line),
             Answer::Expelled(how) => shared.announce(Event::Gone(shared.rank, how)),
-            // Now it is certain that the root's process has ended, and with it all its ranks.
+            // Now it is certain that the root's process has ended, and with it all its ranks. But not that it has not given this
+            // rank up before, and gone on with others.
             Answer::NobodyThere if shared.knows(|knowledge| knowledge.was_beside_root(heir)) => {
-                shared.lose_root(Some(&Gone::Dead(what.to_string())));
+                shared.lose_root(Some(&Gone::Ended { what: what.to_string(), in_good_order: false }));
             }
             Answer::NobodyThere if heir != shared.rank => {
                 let how = shared.knows(|knowledge| knowledge.ended_meanwhile());
                 shared.announce(Event::Gone(heir, how));
             }
             _ if is_last && heir != shared.rank => {
-                shared.announce(Event::Gone(heir, silence(heir, seat.is_still(), since.elapsed())));
+                shared.announce(Event::Gone(heir, silence(heir, seat.is_still(), since.elapsed()).untold()));
             }
             // Only this rank itself is left.
             _ if is_last && since.elapsed() > 3 * creed.rhythm.timeout => {

@@ -78,7 +78,7 @@ pub(crate) enum Finding {
 impl Finding {
     fn gone(self) -> Gone {
         match self {
-            Finding::Ended => Gone::Dead(ENDED.into()),
+            Finding::Ended => Gone::Ended { what: ENDED.into(), in_good_order: false },
             Finding::Silent => Gone::Silent("has given no sign of life".into()),
         }
     }
@@ -275,7 +275,7 @@ impl MemberSide {
 
 fn news(events: Vec<Event>) -> Vec<News> {
     let news = events.into_iter().map(|event| match event {
-        Event::Gone(rank, Gone::Left) => News::Left(rank),
+        Event::Gone(rank, how) if how.has_left() => News::Left(rank),
         Event::Gone(rank, how) => News::Lost(rank, how.words()),
         Event::Revoked(comm, error) => News::Revoked(comm, error),
     });

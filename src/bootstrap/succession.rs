@@ -80,7 +80,7 @@ impl Succession {
             gone: BTreeMap::new(),
             reign: 0,
             has_store: false,
-            ended_meanwhile: Gone::Left,
+            ended_meanwhile: Gone::Silent(String::new()),
         })
     }
 
@@ -116,12 +116,13 @@ impl Succession {
 
     /// The process of `rank` has ended.
     pub(super) fn miss_ended(&mut self, rank: Rank) {
-        self.miss(rank, self.inheritance.ended_meanwhile.clone());
+        let how = self.inheritance.ended_meanwhile.clone();
+        self.inheritance.gone.entry(rank).or_insert(how);
     }
 
-    /// `rank` will not come.
+    /// `rank` will not come, and is seen like this.
     pub(super) fn miss(&mut self, rank: Rank, how: Gone) {
-        self.inheritance.gone.entry(rank).or_insert(how);
+        self.inheritance.gone.entry(rank).or_insert(how.untold());
     }
 
     /// The ranks of the process `process`.
@@ -152,7 +153,11 @@ impl Succession {
         }
         let (reports, rest): (Vec<_>, Vec<_>) =
             self.heard.into_iter().partition(|(_, message)| matches!(message, ToRoot::Report(_)));
-        for (from, message) in reports.into_iter().chain(rest) {
+        for (from, message) in reports {
+            ledger.receive(from, message, &mut mail);
+        }
+        ledger.settle_ended(&mut mail);
+        for (from, message) in rest {
             ledger.receive(from, message, &mut mail);
         }
         (ledger, mail)
@@ -182,8 +187,12 @@ mod tests {
             gone: [(0, Gone::Dead("was killed".into()))].into(),
             reign: 2,
             has_store: false,
-            ended_meanwhile: Gone::Dead("ended".into()),
+            ended_meanwhile: ended("meanwhile"),
         })
+    }
+
+    fn ended(what: &str) -> Gone {
+        Gone::Ended { what: what.into(), in_good_order: false }
     }
 
     fn report(finished: &[ExchangeId]) -> ToRoot {
@@ -212,7 +221,7 @@ mod tests {
         }
         assert_eq!(succession.absent(), []);
         succession.vacate(2);
-        succession.miss(2, Gone::Dead("too".into()));
+        succession.miss_ended(2);
         assert_eq!(succession.absent(), []);
         let (_, mail) = succession.conclude(1);
         let everybody = |message| (Audience::Everybody, message);
@@ -221,9 +230,38 @@ mod tests {
             [
                 everybody(FromRoot::Reign { reign: 3, beside_root: vec![1] }),
                 everybody(FromRoot::Gone { rank: 0, how: Gone::Dead("was killed".into()) }),
-                everybody(FromRoot::Gone { rank: 2, how: Gone::Dead("too".into()) }),
-            ]
+                everybody(FromRoot::Gone { rank: 2, how: ended("meanwhile") }),
+                everybody(FromRoot::Gone { rank: 2, how: Gone::Dead("meanwhile".into()) }),
+            ],
+            "nobody is left who could have gone on with it"
         );
+    }
+
+    /// Rank 3 was the root, and froze; rank 0 has given it up. Rank 3 woke up and went on with the others, who are done.
+    #[test]
+    fn who_ended_unseen_may_have_gone_on_with_those_who_are_silent() {
+        let gone_on = |absent: [Option<Gone>; 2], told: &[(Rank, Gone)]| {
+            let silent = Gone::Silent("has given no sign of life".into());
+            let mut succession = succession(4);
+            succession.inheritance.gone = [(3, silent)].into();
+            succession.admit(0).unwrap();
+            succession.hear(0, ToRoot::Report(Report { gone: told.to_vec(), ..Report::default() }));
+            succession.hear(0, contribution(0));
+            for (rank, how) in (1..).zip(absent) {
+                match how {
+                    Some(how) => succession.miss(rank, how),
+                    None => succession.miss_ended(rank),
+                }
+            }
+            let (_, mail) = succession.conclude(0);
+            mail.iter().any(|(_, message)| matches!(message, FromRoot::Part { .. }))
+        };
+        let stopped = || Some(Gone::Dead("is stopped or dead".into()));
+        assert!(!gone_on([None, None], &[]));
+        assert!(!gone_on([None, stopped()], &[]), "it may have been stopped after it had gone on");
+        let left = [(1, Gone::Left), (2, Gone::Dead("was killed".into()))];
+        assert!(gone_on([None, None], &left), "their root saw it, and rank 0 followed it still");
+        assert!(!gone_on([None, None], &left[..1]), "of rank 2 nobody knows");
     }
 
     #[test]

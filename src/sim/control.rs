@@ -198,8 +198,10 @@ impl World {
 
     pub(super) fn watch(&mut self, hub: HubId) {
         let now = self.moment();
+        let home = self.hubs[hub].home;
+        let has_ended = |rank: Rank| matches!(self.processes[rank].life, Life::Dead | Life::Left);
         let ended: Vec<bool> =
-            self.processes.iter().map(|process| matches!(process.life, Life::Dead | Life::Left)).collect();
+            (0..self.processes.len()).map(|rank| has_ended(rank) && self.can_reach(home, rank)).collect();
         let was_reigning = self.hubs[hub].side.is_reigning();
         self.with_root(hub, |side| side.keep_watch(now, |rank| ended[rank]));
         if !self.hubs[hub].is_closed {

@@ -12,8 +12,11 @@ pub(super) enum Fault {
     Death { rank: Rank, is_reset: bool },
     /// The process stops, for so long or for good.
     Freeze { rank: Rank, for_ns: Option<u64> },
-    /// Nothing goes from one rank to the other, or either way, for so long or for good.
+    /// Nothing goes over the links from one rank to the other, or either way, for so long or for good.
     Cut { from: Rank, to: Rank, both_ways: bool, for_ns: Option<u64> },
+    /// Nothing leaves the host of that rank, or reaches it, or either, for so long or for good: neither over links nor between
+    /// ranks and their root.
+    Unplugged { rank: Rank, out: bool, back: bool, for_ns: Option<u64> },
     /// The rank ends the communicator.
     Abort { rank: Rank },
 }
@@ -25,8 +28,8 @@ pub(super) struct Planned {
     pub(super) fault: Fault,
 }
 
-/// Draws the faults of a schedule, in their order; none in every third.
-pub(super) fn draw(dice: &mut Dice, world: usize) -> Vec<Planned> {
+/// Draws the faults of a schedule, in their order; none in every third. `cables` decides where a cut is one of a host's cable.
+pub(super) fn draw(dice: &mut Dice, cables: &mut Dice, world: usize) -> Vec<Planned> {
     if world < 2 || dice.permille(330) {
         return Vec::new();
     }
@@ -34,6 +37,14 @@ pub(super) fn draw(dice: &mut Dice, world: usize) -> Vec<Planned> {
         .map(|_| Planned { at_step: dice.magnitude(1, 4000), fault: one(dice, world) })
         .collect();
     faults.sort_by_key(|planned| planned.at_step);
+    for Planned { fault, .. } in &mut faults {
+        if let Fault::Cut { from: rank, for_ns, .. } = *fault
+            && cables.permille(500)
+        {
+            let (out, back) = cables.pick(&[(true, true), (true, true), (true, false), (false, true)]);
+            *fault = Fault::Unplugged { rank, out, back, for_ns };
+        }
+    }
     faults
 }
 

@@ -6,6 +6,7 @@
 //!   that waits itself, but there is none without a reason;
 //! - every call ends in bounded time, and nobody waits for ever;
 //! - where a communicator failed, every rank that lives knows;
+//! - those who go on all have the same members, and there is but one part of the job that does;
 //! - nobody sleeps while there is something to do;
 //! - between ranks whose calls all ended well every byte was read, and in the end no end of a link is left.
 #![forbid(unsafe_code)]

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::agenda::Event;
+use super::control::Hub;
 use super::faults::{Fault, Planned};
 use super::process::Life;
 use super::switchboard::Switchboard;
@@ -10,9 +11,11 @@ use crate::error::Error;
 use crate::types::Rank;
 use std::collections::BTreeMap;
 
-/// A connection that carries nothing.
+/// Connections that carry nothing.
 pub(super) struct Cut {
     ways: Vec<(Rank, Rank)>,
+    /// Also those between ranks and their root.
+    is_whole: bool,
     pub(super) held: Vec<Event>,
     pub(super) is_healed: bool,
 }
@@ -51,10 +54,23 @@ impl World {
                 self.judge.blame(to);
                 let mut ways = vec![(from, to)];
                 ways.extend(both_ways.then_some((to, from)));
-                self.cuts.push(Cut { ways, held: Vec::new(), is_healed: false });
-                if let Some(for_ns) = for_ns {
-                    self.agenda.put(self.now + for_ns, Event::Heals(self.cuts.len() - 1));
+                self.cut(ways, false, for_ns);
+            }
+            Fault::Unplugged { rank, out, back, for_ns } => {
+                let here = |other: &Rank| self.hosts.iter().any(|host| host.contains(&rank) && host.contains(other));
+                let (inside, outside): (Vec<Rank>, Vec<Rank>) = (0..self.processes.len()).partition(here);
+                if outside.is_empty() {
+                    return;
                 }
+                tally.unplugged += 1;
+                self.log("net", || format!("{inside:?} unplugged, out: {out}, back: {back}, for {for_ns:?} ns"));
+                // Each side finds the other silent.
+                inside.iter().chain(&outside).for_each(|rank| self.judge.blame(*rank));
+                let pairs = inside.iter().flat_map(|inner| outside.iter().map(move |outer| (*inner, *outer)));
+                let ways = pairs.flat_map(|(inner, outer)| {
+                    [out.then_some((inner, outer)), back.then_some((outer, inner))].into_iter().flatten()
+                });
+                self.cut(ways.collect(), true, for_ns);
             }
             Fault::Abort { rank } if self.processes[rank].life == Life::Runs => {
                 let Some(session) = &self.processes[rank].session else { return };
@@ -70,6 +86,19 @@ impl World {
             }
             Fault::Death { .. } | Fault::Freeze { .. } | Fault::Abort { .. } => {}
         }
+    }
+
+    fn cut(&mut self, ways: Vec<(Rank, Rank)>, is_whole: bool, for_ns: Option<u64>) {
+        self.cuts.push(Cut { ways, is_whole, held: Vec::new(), is_healed: false });
+        if let Some(for_ns) = for_ns {
+            self.agenda.put(self.now + for_ns, Event::Heals(self.cuts.len() - 1));
+        }
+    }
+
+    /// Whether one rank's process can knock at the door of another.
+    pub(super) fn can_reach(&self, from: Rank, to: Rank) -> bool {
+        let way = |cut: &Cut| cut.ways.contains(&(from, to)) || cut.ways.contains(&(to, from));
+        !self.cuts.iter().any(|cut| cut.is_whole && !cut.is_healed && way(cut))
     }
 
     fn die(&mut self, rank: Rank, is_reset: bool) {
@@ -118,7 +147,13 @@ impl World {
 }
 
 /// Whether an event would have to cross a cut.
-pub(super) fn crosses(board: &Switchboard, comms: &BTreeMap<u64, Comm>, cut: &Cut, event: &Event) -> bool {
+pub(super) fn crosses(
+    board: &Switchboard,
+    comms: &BTreeMap<u64, Comm>,
+    hubs: &[Hub],
+    cut: &Cut,
+    event: &Event,
+) -> bool {
     let crossed = |from: Rank, to: Rank| cut.ways.contains(&(from, to));
     match event {
         Event::Arrives(id, _) | Event::Ends(id) => {
@@ -131,6 +166,9 @@ pub(super) fn crosses(board: &Switchboard, comms: &BTreeMap<u64, Comm>, cut: &Cu
             let members = &comms[comm].members;
             crossed(members[*me], members[*peer]) || crossed(members[*peer], members[*me])
         }
+        Event::Up(hub, from, _) | Event::RankGone(hub, from) => cut.is_whole && crossed(*from, hubs[*hub].home),
+        Event::Down(hub, to, _) | Event::RootGone(hub, to) => cut.is_whole && crossed(hubs[*hub].home, *to),
+        Event::Knock { rank, at, .. } => cut.is_whole && (crossed(*rank, *at) || crossed(*at, *rank)),
         _ => false,
     }
 }

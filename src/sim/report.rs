@@ -31,6 +31,7 @@ pub struct Tally {
     pub(super) expelled: u64,
     pub(super) freezes: u64,
     pub(super) cuts: u64,
+    pub(super) unplugged: u64,
     pub(super) aborts: u64,
     pub(super) slips: u64,
     pub(super) left: u64,
@@ -69,6 +70,7 @@ impl Tally {
             expelled,
             freezes,
             cuts,
+            unplugged,
             aborts,
             slips,
             left,
@@ -94,6 +96,7 @@ impl Tally {
         self.expelled += expelled;
         self.freezes += freezes;
         self.cuts += cuts;
+        self.unplugged += unplugged;
         self.aborts += aborts;
         self.slips += slips;
         self.left += left;
@@ -144,8 +147,8 @@ impl fmt::Display for Tally {
         writeln!(f, "engines       {}, {} links dialled", self.sessions, self.links)?;
         writeln!(
             f,
-            "faults        {} deaths ({} of the root's process), {} freezes, {} cuts, {} aborts, {} ranks with another call",
-            self.deaths, self.root_deaths, self.freezes, self.cuts, self.aborts, self.slips
+            "faults        {} deaths ({} of the root's process), {} freezes, {} cuts, {} hosts unplugged, {} aborts, {} ranks with another call",
+            self.deaths, self.root_deaths, self.freezes, self.cuts, self.unplugged, self.aborts, self.slips
         )?;
         writeln!(
             f,

@@ -23,10 +23,11 @@ fn thousands_of_schedules_hold_what_is_promised() {
 }
 
 /// A rank that has missed that rank 0 fell silent knocks there, while the next root waits for it; in
-/// 110,478 a goodbye dies with the root; 219,038 was only too slow.
+/// 110,478 a goodbye dies with the root; 219,038 was only too slow. In 5,153,864 a root that was given up goes on with
+/// others, one of whom ends before the next root asks; in 5,169,947 the heir sleeps meanwhile.
 #[test]
 fn schedules_that_failed_once_hold_it_too() {
-    for seed in [645, 2906, 4926, 11_151, 110_478, 219_038, 3_033_580, 5_017_017] {
+    for seed in [645, 2906, 4926, 11_151, 110_478, 219_038, 3_033_580, 5_017_017, 5_153_864, 5_169_947] {
         assert_eq!(simulate(seed, None, false).violation, None, "seed {seed}; replay: {}", replay(seed));
     }
 }

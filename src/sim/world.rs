@@ -29,6 +29,9 @@ use std::time::{Duration, Instant};
 /// The communicator of all ranks.
 const FIRST_COMM: u64 = 1;
 
+/// What decides about hosts' cables.
+const CABLES: u64 = u64::from_le_bytes(*b"cables  ");
+
 /// A schedule that is not over by then never will be.
 const MAX_STEPS: u64 = 3_000_000;
 
@@ -54,7 +57,7 @@ pub(super) struct World {
     pub(super) network: Network,
     pub(super) board: Switchboard,
     pub(super) processes: Vec<Process>,
-    hosts: Vec<Vec<Rank>>,
+    pub(super) hosts: Vec<Vec<Rank>>,
     pub(super) comms: BTreeMap<u64, Comm>,
     /// The roots that there have been.
     pub(super) hubs: Vec<Hub>,
@@ -93,7 +96,7 @@ impl World {
             hubs: vec![Hub::new(RootSide::first(world, home, base), home)],
             up_by: vec![0; world],
             down_by: vec![0; world],
-            plan: faults::draw(&mut dice.fork(3), world),
+            plan: faults::draw(&mut dice.fork(3), &mut dice.fork(CABLES), world),
             cuts: Vec::new(),
             leaves_when_done: shape.permille(500),
             bug,
@@ -218,6 +221,10 @@ impl World {
             let what = format!("survivors disagree: {agreed:?} epoch {agreed_epoch}, or {members:?} epoch {epoch}");
             return self.judge.accuse(what);
         }
+        if let Some(other) = self.part_beside(members) {
+            let what = format!("two parts of the job went on: {other:?}, and now {members:?} epoch {epoch}");
+            return self.judge.accuse(what);
+        }
         let me = members.iter().position(|member| *member == rank).expect("it is among them");
         let host = script.hosts.iter().position(|host| host.contains(&me)).expect("every rank is on a host");
         let here = script.hosts[host].clone();
@@ -235,6 +242,19 @@ impl World {
         self.turn_soon(rank);
     }
 
+    /// Others who went on without any of these, and some of them still do.
+    fn part_beside(&self, members: &[Rank]) -> Option<Vec<Rank>> {
+        let is_in = |rank: Rank, comm: u64| {
+            let process = &self.processes[rank];
+            let is_of_the_job = matches!(process.life, Life::Runs | Life::Frozen) && !process.is_alone;
+            let follows = process.session.as_ref().is_some_and(|session| session.comm == comm);
+            is_of_the_job && follows && !matches!(process.doing, Doing::Out)
+        };
+        let parts = self.comms.iter().filter(|(_, part)| part.members.iter().all(|member| !members.contains(member)));
+        let mut beside = parts.filter(|(comm, part)| part.members.iter().any(|member| is_in(*member, **comm)));
+        beside.next().map(|(_, part)| part.members.clone())
+    }
+
     // Events.
 
     fn happen(&mut self, event: Event) {
@@ -243,9 +263,8 @@ impl World {
         {
             return self.processes[rank].missed.push(event);
         }
-        if let Some(cut) =
-            self.cuts.iter_mut().find(|cut| !cut.is_healed && crosses(&self.board, &self.comms, cut, &event))
-        {
+        let crossed = |cut: &Cut| !cut.is_healed && crosses(&self.board, &self.comms, &self.hubs, cut, &event);
+        if let Some(cut) = self.cuts.iter_mut().find(|cut| crossed(cut)) {
             return cut.held.push(event);
         }
         match event {
