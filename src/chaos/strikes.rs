@@ -10,7 +10,7 @@ use crate::chaos::random::Random;
 use crate::chaos::rank::clock;
 use crate::chaos::sockets::{self, Socket};
 use crate::chaos::strangers;
-use crate::chaos::words::{Blow, How, Moment, Order, Said};
+use crate::chaos::words::{Blow, How, Moment, Order, Said, Standing};
 use crate::cluster::network::Cut;
 use crate::error::Error;
 use nix::sys::signal::Signal;
@@ -123,6 +123,10 @@ fn woken(job: &mut Job, victim: Seat) -> Result<(), String> {
     let mut accused = BTreeSet::new();
     let mut last_words = None;
     let stood = job.stood();
+    let has_stood = |standing: &Standing| match stood.get(&standing.epoch) {
+        Some(members) => members.as_ref().is_none_or(|members| *members == standing.members),
+        None => false,
+    };
     job.see_off(victim.hand, |said| {
         match said {
             Said::Failed { suspects, .. } => accused.extend(suspects),
@@ -134,12 +138,7 @@ fn woken(job: &mut Job, victim: Seat) -> Result<(), String> {
             }
             // It may have been struck when it was about to go on with the others, had contributed all that they needed for
             // their first call, and now ends it too.
-            Said::Recovered(standing, at)
-                if at >= woken_at
-                    && !stood
-                        .get(&standing.epoch)
-                        .is_some_and(|members| members.as_ref().is_none_or(|members| *members == standing.members)) =>
-            {
+            Said::Recovered(standing, at) if at >= woken_at && !has_stood(&standing) => {
                 return Err(format!("rank {} woke and went on by itself, with {:?}", victim.number, standing.members));
             }
             _ => {}

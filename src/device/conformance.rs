@@ -141,7 +141,7 @@ fn memory_is_zeroed_held_and_apart(device: &dyn Device) {
     }
     assert!(!one.span().overlaps(other.span()));
     let easy = device.alloc_host(100).expect("host memory");
-    assert!(easy.span().addr() % 64 == 0 && !device.holds(easy.span()) && line.read(easy.span()) == [0; 100]);
+    assert!(easy.span().addr().is_multiple_of(64) && !device.holds(easy.span()) && line.read(easy.span()) == [0; 100]);
     let plain = Block::new(64);
     assert!(!device.holds(plain.span()));
     let adopted = device.adopt(plain.span());

@@ -4,6 +4,7 @@
 //! For processes this test binary starts itself again: a child runs the one test [`child`], which finds in its environment
 //! which suite it is to run as which rank.
 
+use crate::players::Player;
 use crate::suites::{SUITES, Suite};
 use crate::support;
 use roundel::{Communicator, Options, TransportChoice, UniqueId};
@@ -92,7 +93,7 @@ impl Backend {
     }
 
     /// Runs a suite on `world` ranks. Panics with what the ranks had to say.
-    pub fn run(self, suite: Suite, world: usize, options: &Options) {
+    pub fn run(self, suite: Suite, world: usize, options: &Options, player: &Player) {
         let patient = Options { timeout: LONG / 2, init_timeout: LONG / 2, ..options.clone() };
         // An emulated machine has pauses in which a second of silence means nothing.
         let heartbeat_timeout = if self.is_real() { LONG / 2 } else { patient.heartbeat_timeout };
@@ -108,18 +109,21 @@ impl Backend {
             None => options,
         };
         match self {
-            Backend::Memory => in_threads(suite, world, options),
-            Backend::Tcp => in_threads(suite, world, Options { transport: TransportChoice::Tcp, ..options }),
-            Backend::FabricTcp | Backend::FabricNet => in_threads(suite, world, options),
-            Backend::Shm | Backend::Hosts | Backend::FabricShm | Backend::FabricHosts => {
-                in_processes(self, suite, world, &options)
-            }
+            _ if self.has_processes() => in_processes(self, suite, world, &options, player),
+            Backend::Tcp => in_threads(suite, world, Options { transport: TransportChoice::Tcp, ..options }, player),
+            _ => in_threads(suite, world, options, player),
         }
+    }
+
+    /// Each rank is a process.
+    pub fn has_processes(self) -> bool {
+        matches!(self, Backend::Shm | Backend::Hosts | Backend::FabricShm | Backend::FabricHosts)
     }
 }
 
-fn in_threads(suite: Suite, world: usize, options: Options) {
+fn in_threads(suite: Suite, world: usize, options: Options, player: &Player) {
     let transport = options.transport;
+    let options = Options { device: roundel::device::open(player.device).unwrap(), ..options };
     let comms = Communicator::threads(world, options).unwrap();
     let wanted = if transport == TransportChoice::Auto || world == 1 { "memory".into() } else { transport.to_string() };
     assert_eq!(comms[0].transport(), wanted);
@@ -154,7 +158,7 @@ impl Drop for Rank {
     }
 }
 
-fn in_processes(backend: Backend, suite: Suite, world: usize, options: &Options) {
+fn in_processes(backend: Backend, suite: Suite, world: usize, options: &Options, player: &Player) {
     let id = UniqueId::with_interface("lo").unwrap();
     let transport = match backend {
         Backend::Shm => "shm",
@@ -176,10 +180,7 @@ fn in_processes(backend: Backend, suite: Suite, world: usize, options: &Options)
             .env("ROUNDEL_WORLD_SIZE", world.to_string())
             .env("ROUNDEL_HOST_ID", format!("{}-{}", std::process::id(), &backend.hosts(world)[rank..=rank]))
             .env("ROUNDEL_TRANSPORT", transport)
-            .env(
-                "ROUNDEL_DEVICE",
-                options.device.as_ref().map_or("", |device| device.name().split(':').next().unwrap()),
-            )
+            .env("ROUNDEL_DEVICE", player.device)
             .env("ROUNDEL_IFACE", &interface)
             .env("ROUNDEL_FABRIC_PROVIDER", options.fabric_provider.as_deref().unwrap_or_default())
             .env("ROUNDEL_ALGO", options.algorithm.map_or("", |algorithm| algorithm.name()))
@@ -194,6 +195,7 @@ fn in_processes(backend: Backend, suite: Suite, world: usize, options: &Options)
             .env("ROUNDEL_TIMEOUT_MS", options.timeout.as_millis().to_string())
             .env("ROUNDEL_HEARTBEAT_TIMEOUT_MS", options.heartbeat_timeout.as_millis().to_string())
             .env("ROUNDEL_INIT_TIMEOUT_MS", options.init_timeout.as_millis().to_string())
+            .envs(player.libraries.as_ref().map(|folder| ("LD_LIBRARY_PATH", folder)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -221,7 +223,12 @@ fn in_processes(backend: Backend, suite: Suite, world: usize, options: &Options)
         }
     }
     let told: Vec<String> = complaints.iter().map(|(rank, text)| format!("--- rank {rank}:\n{text}")).collect();
-    assert!(told.is_empty(), "{} on {world} ranks over {backend:?}, {options:?}\n{}", suite.name, told.join("\n"));
+    assert!(
+        told.is_empty(),
+        "{} on {world} ranks over {backend:?}, {player:?}, {options:?}\n{}",
+        suite.name,
+        told.join("\n")
+    );
 }
 
 /// Not a test of its own: what a rank that is a process does.

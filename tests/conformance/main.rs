@@ -23,6 +23,7 @@ mod flight;
 mod forms;
 mod ledger;
 mod numbers;
+mod players;
 mod room;
 mod splits;
 mod suites;

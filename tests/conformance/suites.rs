@@ -1,6 +1,7 @@
 //! The list of suites: what each runs, on how many ranks, with which options.
 
 use crate::backend::Backend;
+use crate::players::Player;
 use crate::{bits, devices, flight, forms, splits, ways};
 use roundel::schedule::catalogue::Algorithm;
 use roundel::{Communicator, Options};
@@ -16,10 +17,12 @@ pub struct Suite {
     far: fn(usize) -> bool,
     /// It runs once with each.
     options: fn() -> Vec<Options>,
+    /// And on each of these devices.
+    devices: fn() -> Vec<Player>,
 }
 
 const fn suite(name: &'static str, body: fn(&Communicator)) -> Suite {
-    Suite { name, body, near: |_| true, far: |_| true, options: plain }
+    Suite { name, body, near: |_| true, far: |_| true, options: plain, devices: none }
 }
 
 /// The suites with options of their own: many communicators, so few worlds.
@@ -52,8 +55,9 @@ const PROTECTED: Suite = Suite {
 };
 
 const DEVICES: Suite = Suite {
-    options: each_device,
-    near: |n| n < 5 || n == 8,
+    options: large_and_small,
+    devices: each_device,
+    near: |n| n == 1 || n == 3 || n == 4,
     far: |n| n == 2 || n == 3,
     ..suite("devices", devices::devices)
 };
@@ -91,8 +95,10 @@ pub fn run(backend: Backend, name: &str) {
     let suite = SUITES.into_iter().find(|suite| suite.name == name).expect("`main` stamps what is listed here");
     let takes = if backend.is_far() { suite.far } else { suite.near };
     for &world in backend.worlds().iter().filter(|&&world| takes(world)) {
-        for options in (suite.options)() {
-            backend.run(suite, world, &options);
+        for player in (suite.devices)().into_iter().filter(|player| player.plays(backend)) {
+            for options in (suite.options)() {
+                backend.run(suite, world, &options, &player);
+            }
         }
     }
 }
@@ -118,12 +124,20 @@ fn each_protection() -> Vec<Options> {
     ]
 }
 
-/// The device that every machine can play, with calls of one round and of many, and results that are compared.
-fn each_device() -> Vec<Options> {
-    let device = roundel::device::open("emulated").expect("it needs nothing");
-    let plain = Options { device, ..Options::default() };
-    let small = Options { stage_bytes: 64 << 10, ring_bytes: 4096, verify_results: true, ..plain.clone() };
-    vec![plain, small]
+fn none() -> Vec<Player> {
+    vec![Player::named("cpu")]
+}
+
+/// Calls of one round and of many, and results that are compared.
+fn large_and_small() -> Vec<Options> {
+    let plain = Options::default();
+    vec![plain.clone(), Options { stage_bytes: 64 << 10, ring_bytes: 4096, verify_results: true, ..plain }]
+}
+
+/// The devices that are here, and those that this machine can play.
+fn each_device() -> Vec<Player> {
+    let hardware = [("cuda", "cuda"), ("wgpu:llvmpipe", "vulkan")].into_iter().filter_map(Player::of_this_machine);
+    [Player::named("emulated")].into_iter().chain(hardware).chain(Player::stand_in()).collect()
 }
 
 /// Every algorithm as a wish; it holds for the collectives that it can do.

@@ -9,6 +9,7 @@
 #![allow(dead_code, reason = "each test program uses its part of it")]
 
 pub mod netns;
+pub mod standin;
 pub mod suite;
 
 use std::io::{BufRead, BufReader, Write};
