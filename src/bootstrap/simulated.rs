@@ -307,10 +307,11 @@ impl RootSide {
         RootSide(Office::first(Ledger::new(world), RHYTHM, home as u64, 0..world, now))
     }
 
-    /// A rank's process takes over.
-    pub(crate) fn succeed(member: &MemberSide, now: Instant) -> RootSide {
-        let succession = Succession::new(Inheritance::of(&member.knowledge));
-        RootSide(Office::succeed(succession, RHYTHM, member.me as u64, now))
+    /// A rank's process takes over. `trusts_ends` is a mistake.
+    pub(crate) fn succeed(member: &MemberSide, trusts_ends: bool, now: Instant) -> RootSide {
+        let inheritance = Inheritance::of(&member.knowledge);
+        let inheritance = if trusts_ends { inheritance.trusting_ends() } else { inheritance };
+        RootSide(Office::succeed(Succession::new(inheritance), RHYTHM, member.me as u64, now))
     }
 
     pub(crate) fn guests(&self) -> &BTreeSet<Rank> {

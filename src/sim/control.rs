@@ -255,7 +255,8 @@ impl World {
         if heir == rank && !self.hubs.iter().any(|hub| hub.home == rank && !hub.is_closed) {
             self.log(rank, || "takes over".into());
             self.judge.tally.takeovers += 1;
-            let side = RootSide::succeed(&self.processes[rank].member, self.moment());
+            let trusts_ends = self.bug == Some(Bug::EndTrusted);
+            let side = RootSide::succeed(&self.processes[rank].member, trusts_ends, self.moment());
             self.hubs.push(Hub::new(side, rank));
             self.agenda.put(self.now + LOOK_AGAIN, Event::Watch(self.hubs.len() - 1));
         }

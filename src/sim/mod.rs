@@ -72,6 +72,8 @@ pub enum Bug {
     DeathUntold,
     /// Ranks say what they know when the next root reigns already.
     ReportLate,
+    /// The next root takes those who have ended while there was none for dead, whatever they took part in before.
+    EndTrusted,
 }
 
 impl Bug {
@@ -82,6 +84,7 @@ impl Bug {
             ("overtaking", Bug::Overtaking),
             ("death-untold", Bug::DeathUntold),
             ("report-late", Bug::ReportLate),
+            ("end-trusted", Bug::EndTrusted),
         ];
         Mistake::ALL.into_iter().map(|(name, mistake)| (name, Bug::Engine(mistake))).chain(elsewhere)
     }
@@ -94,7 +97,7 @@ impl Bug {
     fn in_engine(self) -> Option<Mistake> {
         match self {
             Bug::Engine(mistake) => Some(mistake),
-            Bug::LinkReused | Bug::Overtaking | Bug::DeathUntold | Bug::ReportLate => None,
+            Bug::LinkReused | Bug::Overtaking | Bug::DeathUntold | Bug::ReportLate | Bug::EndTrusted => None,
         }
     }
 }
