@@ -71,6 +71,8 @@ mod wire;
 #[cfg(test)]
 mod appeal_tests;
 #[cfg(test)]
+mod office_tests;
+#[cfg(test)]
 mod tests;
 
 pub use address::{Root, RootAddr};

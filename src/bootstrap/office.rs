@@ -316,7 +316,14 @@ impl Office {
     fn given_up_by(&mut self, rank: Rank, is_certain: bool) -> Vec<Deed> {
         self.forget(rank);
         let mut deeds = vec![Deed::HangUp(rank)];
-        let Phase::Running(ledger) = &mut self.phase else { return deeds };
+        let ledger = match &mut self.phase {
+            Phase::Running(ledger) => ledger,
+            // It is not here any more, whatever it has said before.
+            Phase::Succeeding(succession, _) => {
+                succession.vacate(rank);
+                return deeds;
+            }
+        };
         let mut mail = Mail::new();
         ledger.depart(rank, Gone::Silent("has given up the root".into()), &mut mail);
         ledger.contest();

@@ -342,6 +342,8 @@ impl World {
             (Answer::Inside(hub), _) => return self.enter(rank, hub),
             (Answer::Silence, _) if now < process.patient_until => return,
             (Answer::Silence, Some(heir)) => {
+                // Whoever let it in is told that it waits no more.
+                self.tell_root(rank, Saying::deposed());
                 self.disconnect(rank);
                 match heir == rank {
                     true if waited > 3 * patience => return self.end(rank),
