@@ -342,7 +342,9 @@ impl Lane {
                 let task = tasks.remove(index).expect("index is in range");
                 if let (true, Some(audit)) = (task.is_audited, tasks.get_mut(index)) {
                     let audit = audit.audit.as_mut().expect("an audit stands right behind its call");
-                    audit.release(task.remains(), |span, bytes| fetch(&mut self.offload, task.domain, span, bytes))?;
+                    audit.release(task.remains(None), |span, bytes| {
+                        fetch(&mut self.offload, task.domain, span, bytes)
+                    })?;
                 }
                 self.retire(task)?;
                 moved = true;
@@ -448,7 +450,7 @@ impl Lane {
         // Of a call that was to be audited, for the audit behind it, which answers for both.
         let mut audited = None;
         for task in self.tasks.drain(..) {
-            let remains = audited.take().unwrap_or_else(|| task.remains());
+            let remains = audited.take().unwrap_or_else(|| task.remains(Some(error)));
             audited = task.is_audited.then_some(remains);
             if let Some(completion) = &task.completion {
                 completion.finish(Err(error.clone().ending(remains)));

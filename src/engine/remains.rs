@@ -5,7 +5,7 @@
 use super::call::Call;
 use super::plan::Way;
 use super::task::{Entry, Task};
-use crate::error::{BufferState, Interrupted, Progress};
+use crate::error::{BufferState, Error, Interrupted, Progress, Signature};
 use crate::schedule::Space;
 use crate::schedule::catalogue::Algorithm;
 use crate::schedule::hazards::each_access;
@@ -33,15 +33,15 @@ impl InputUse {
 }
 
 impl Task {
-    /// What to tell the caller of a call that ends as it stands.
-    pub(super) fn remains(&self) -> Interrupted {
+    /// What to tell the caller of a call that ends as it stands, with this fault if it is one.
+    pub(super) fn remains(&self, fault: Option<&Error>) -> Interrupted {
         // The comparison of results belongs to the call before it, and so does its failure.
         if let Some(call) = self.audit.as_ref().and_then(|audit| audit.audited()) {
             return call;
         }
         let is_spoilt = match self.input_use {
             InputUse::Kept => false,
-            InputUse::Overwritten => self.has_written_output(),
+            InputUse::Overwritten => self.has_written_output(fault),
             InputUse::Spent => true,
         };
         let buffer = if is_spoilt { BufferState::Undefined } else { BufferState::Intact };
@@ -71,12 +71,22 @@ impl Task {
 
     /// Whether neighbours may have written to this rank's buffers. They may from the moment that they see where these are, which
     /// can be long before this rank has seen the same of all of them and enters theirs.
-    fn has_opened_its_buffers(&self) -> bool {
-        self.plan.algorithm == Algorithm::FlatPush && self.entry != Entry::Fresh
+    fn has_opened_its_buffers(&self, fault: Option<&Error>) -> bool {
+        self.plan.algorithm == Algorithm::FlatPush && self.entry != Entry::Fresh && !self.was_refused(fault)
+    }
+
+    /// Ranks made other calls in the place of this one. All see that before any of them enters.
+    fn was_refused(&self, fault: Option<&Error>) -> bool {
+        let Some(Error::Mismatch { mine, theirs, .. }) = fault else { return false };
+        // Messages are counted for themselves.
+        let is_this = |call: &Signature| {
+            call.sequence == self.signature.sequence && call.collective != Collective::SendRecv as u8
+        };
+        is_this(mine) && is_this(theirs)
     }
 
     /// Whether this rank, or a neighbour that was let into its buffers, may have written to its output.
-    fn has_written_output(&self) -> bool {
+    fn has_written_output(&self, fault: Option<&Error>) -> bool {
         let writes_output = |op: usize| {
             let mut writes = false;
             let is_own = |space, rank| rank == self.me && matches!(space, Space::Input | Space::Output);
@@ -90,7 +100,7 @@ impl Task {
             let is_open = run.way == Way::In && state.greeting.is_done();
             run.ops.get(state.next).filter(|_| is_open).map(|&op| op as usize)
         });
-        self.has_opened_its_buffers()
+        self.has_opened_its_buffers(fault)
             || receiving.any(writes_output)
             || (0..ops.len()).any(|op| has_moved(op) && writes_output(op))
     }
