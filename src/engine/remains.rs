@@ -100,7 +100,10 @@ impl Task {
             let is_open = run.way == Way::In && state.greeting.is_done();
             run.ops.get(state.next).filter(|_| is_open).map(|&op| op as usize)
         });
+        // What a device was asked for it may have begun.
+        let is_at_work = self.remote.as_ref().is_some_and(|remote| remote.awaits_device());
         self.has_opened_its_buffers(fault)
+            || is_at_work && (0..ops.len()).any(writes_output)
             || receiving.any(writes_output)
             || (0..ops.len()).any(|op| has_moved(op) && writes_output(op))
     }
