@@ -303,10 +303,10 @@ roundel_result_t roundel_unique_id_parse(const char *text, struct roundel_unique
 // `roundel_options_destroy`; communicators keep a copy.
 roundel_result_t roundel_options_create(roundel_options_t *options);
 
-// Changes one setting: `timeout_ms`, `init_timeout_ms`, `heartbeat_ms`, `heartbeat_timeout_ms`, `store`,
+// Changes one setting: `timeout_ms`, `init_timeout_ms`, `heartbeat_ms`, `heartbeat_timeout_ms`, `store`, `device`,
 // `transport`, `fabric_provider`, `algo`, `channels`, `slice_bytes`, `tune`, `tune_file`, `sockets`, `reproducible`, `iface`,
 // `port_range`, `encrypt`, `checksum`, `verify_results`, `stage_bytes`, `ring_bytes` or `arena_bytes`, written as in the variable `ROUNDEL_TIMEOUT_MS` and
-// so on. A bad one is refused and changes nothing. All ranks must use the same, except `iface`, `port_range` and what tunes, where
+// so on. A bad one is refused and changes nothing. All ranks must use the same, except `device`, `iface`, `port_range` and what tunes, where
 // rank 0's counts. Several interfaces in `iface`, with commas between them, are rails: links between hosts go over all of them.
 roundel_result_t roundel_options_set(roundel_options_t options,
                                      const char *name,

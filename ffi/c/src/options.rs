@@ -33,10 +33,10 @@ pub unsafe extern "C" fn roundel_options_create(options: *mut roundel_options_t)
     })
 }
 
-/// Changes one setting: `timeout_ms`, `init_timeout_ms`, `heartbeat_ms`, `heartbeat_timeout_ms`, `store`,
+/// Changes one setting: `timeout_ms`, `init_timeout_ms`, `heartbeat_ms`, `heartbeat_timeout_ms`, `store`, `device`,
 /// `transport`, `fabric_provider`, `algo`, `channels`, `slice_bytes`, `tune`, `tune_file`, `sockets`, `reproducible`, `iface`,
 /// `port_range`, `encrypt`, `checksum`, `verify_results`, `stage_bytes`, `ring_bytes` or `arena_bytes`, written as in the variable `ROUNDEL_TIMEOUT_MS` and
-/// so on. A bad one is refused and changes nothing. All ranks must use the same, except `iface`, `port_range` and what tunes, where
+/// so on. A bad one is refused and changes nothing. All ranks must use the same, except `device`, `iface`, `port_range` and what tunes, where
 /// rank 0's counts. Several interfaces in `iface`, with commas between them, are rails: links between hosts go over all of them.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn roundel_options_set(
