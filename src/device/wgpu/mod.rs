@@ -86,10 +86,12 @@ impl WgpuDevice {
     ///
     /// ```no_run
     /// let device = roundel::device::wgpu::WgpuDevice::open("")?;
-    /// # use roundel::device::wgpu::wgpu;
-    /// # fn gradients(_: &wgpu::Device) -> wgpu::Buffer { unimplemented!() }
+    /// use roundel::device::wgpu::wgpu::{BufferDescriptor, BufferUsages};
+    /// let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
     /// let (wgpu_device, _) = device.handles();
-    /// let named = device.name_buffer(gradients(wgpu_device))?;
+    /// let gradients =
+    ///     wgpu_device.create_buffer(&BufferDescriptor { label: None, size: 4096, usage, mapped_at_creation: false });
+    /// let named = device.name_buffer(gradients)?;
     /// println!("known as {:?}", named.span());
     /// # Ok::<(), roundel::Error>(())
     /// ```
